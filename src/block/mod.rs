@@ -1,0 +1,177 @@
+//! Virtual disks: a sized, positioned run of bytes, and where its holes are.
+//!
+//! Everything here is a [`BlockDevice`]: a host file, an image, a partition, an overlay, a file inside a guest. Devices
+//! are immutable after open and shared by threads; what changes inside one is a cache behind sharded locks. They stack
+//! freely:
+//!
+//! ```text
+//!   Slice (partition)  →  Qcow2  →  HostFile
+//!                              ↘  Qcow2 (backing, let in by the OpenGate)  →  HostFile
+//! ```
+//!
+//! Mapping comes before bytes: [`BlockDevice::next_extent`] tells data from zeroes and holes without reading them, and
+//! [`BlockDevice::host_range`] tells where bytes lie unchanged in a host file.
+#![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::as_conversions)]
+#![cfg_attr(test, allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::as_conversions))]
+
+mod cached;
+mod file;
+mod gate;
+mod info;
+mod lru;
+mod memory;
+mod open;
+mod ova;
+mod overlay;
+mod probe;
+pub mod qcow2;
+mod slice;
+pub mod vmdk;
+
+use std::fmt;
+use std::fs::File;
+use std::ops::Range;
+
+pub use cached::Cached;
+pub use file::HostFile;
+pub use gate::{AllowDirectories, DenyAll, Gated, OpenGate, Reference, ReferenceKind, SameDirectory};
+pub use info::{FormatSpecific, ImageInfo, SnapshotInfo};
+pub use lru::Lru;
+pub use memory::Memory;
+pub use open::{Image, OpenOptions, open, open_device};
+pub use overlay::Overlay;
+pub use probe::{ImageFormat, probe};
+pub use slice::Slice;
+
+use crate::error::{Error, Result};
+
+/// A sized run of bytes, readable at any offset by any number of threads.
+pub trait BlockDevice: Send + Sync + fmt::Debug {
+    /// Bytes; never changes while open.
+    fn size(&self) -> u64;
+
+    /// Fills `buf` from `offset`. Exact: a range that passes [`size`](Self::size) is an error and nothing is promised
+    /// about `buf`.
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()>;
+
+    /// The extent that begins at `range.start`, at least one byte and at most `range` long. Never claims zero for bytes
+    /// that are not zero. `range` must be non-empty and inside the device.
+    fn next_extent(&self, range: Range<u64>) -> Result<Extent>;
+
+    /// Where the beginning of `range` lies unchanged in a host file; lets copies clone and not read.
+    fn host_range(&self, _range: Range<u64>) -> Option<HostRange<'_>> {
+        None
+    }
+}
+
+/// A device that can be changed. What was written is seen by every later read of any thread.
+pub trait BlockWrite: BlockDevice {
+    /// Writes all of `bytes` at `offset`; past [`size`](BlockDevice::size) is an error and changes nothing.
+    fn write_all_at(&self, bytes: &[u8], offset: u64) -> Result<()>;
+
+    /// Makes `range` read as zeroes.
+    fn write_zeroes(&self, range: Range<u64>) -> Result<()>;
+
+    /// Returns when everything written is as durable as the device can make it.
+    fn flush(&self) -> Result<()>;
+}
+
+/// What a run of bytes is known to be without reading it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ExtentKind {
+    /// Bytes that must be read to be known.
+    Data,
+    /// Known to read as zeroes, and allocated or written as such.
+    Zero,
+    /// Reads as zeroes because nothing was ever stored there.
+    Hole,
+}
+
+/// A run of bytes of one kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// What it is.
+    pub kind: ExtentKind,
+    /// Its length in bytes, never zero.
+    pub len: u64,
+}
+
+/// A run of bytes in a host file.
+#[derive(Debug, Clone, Copy)]
+pub struct HostRange<'a> {
+    /// The host file.
+    pub file: &'a File,
+    /// The first byte in it.
+    pub offset: u64,
+    /// The run's length in bytes.
+    pub len: u64,
+}
+
+/// The end of a read of `len` bytes at `offset`, or the error that it passes `size`.
+pub(crate) fn check_range(size: u64, offset: u64, len: usize) -> Result<u64> {
+    match offset.checked_add(crate::bytes::to_u64(len)) {
+        Some(end) if end <= size => Ok(end),
+        _ => Err(Error::corrupt(
+            "device",
+            "offset",
+            offset,
+            format!("{len} bytes wanted there"),
+            format!("a device of {size} bytes"),
+        )),
+    }
+}
+
+/// The length of `range`; zero when it is inverted.
+pub(crate) fn range_len(range: &Range<u64>) -> u64 {
+    range.end.saturating_sub(range.start)
+}
+
+/// `len` bytes at `offset` in a vector of their own. `len` must have been held against a limit by the caller.
+pub fn read_vec(device: &dyn BlockDevice, offset: u64, len: usize) -> Result<Vec<u8>> {
+    check_range(device.size(), offset, len)?;
+    let mut bytes = vec![0; len];
+    device.read_exact_at(&mut bytes, offset)?;
+    Ok(bytes)
+}
+
+/// Calls `visit` with each extent of `range` in order, neighbours of one kind merged.
+pub fn for_each_extent(
+    device: &dyn BlockDevice,
+    range: Range<u64>,
+    visit: &mut dyn FnMut(Range<u64>, ExtentKind) -> Result<()>,
+) -> Result<()> {
+    let mut at = range.start;
+    let mut pending: Option<(Range<u64>, ExtentKind)> = None;
+    while at < range.end {
+        let extent = device.next_extent(at..range.end)?;
+        let end = at.saturating_add(extent.len.max(1)).min(range.end);
+        pending = match pending {
+            Some((run, kind)) if kind == extent.kind => Some((run.start..end, kind)),
+            Some((run, kind)) => {
+                visit(run, kind)?;
+                Some((at..end, extent.kind))
+            }
+            None => Some((at..end, extent.kind)),
+        };
+        at = end;
+    }
+    match pending {
+        Some((run, kind)) => visit(run, kind),
+        None => Ok(()),
+    }
+}
+
+impl<T: BlockDevice + ?Sized> BlockDevice for std::sync::Arc<T> {
+    fn size(&self) -> u64 {
+        (**self).size()
+    }
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        (**self).read_exact_at(buf, offset)
+    }
+    fn next_extent(&self, range: Range<u64>) -> Result<Extent> {
+        (**self).next_extent(range)
+    }
+    fn host_range(&self, range: Range<u64>) -> Option<HostRange<'_>> {
+        (**self).host_range(range)
+    }
+}

@@ -1,0 +1,157 @@
+//! From a path to a disk: one place decides the format, follows references through the gate and counts the chain's
+//! depth.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::gate::{DenyAll, OpenGate, Reference};
+use super::info::ImageInfo;
+use super::probe::{ImageFormat, probe};
+use super::qcow2::Qcow2;
+use super::vmdk::Vmdk;
+use super::{BlockDevice, HostFile, ova};
+use crate::error::{Error, Result};
+use crate::limits;
+
+/// How to open an image.
+#[derive(Debug, Clone)]
+pub struct OpenOptions {
+    /// The image's format; `None` probes it. A stated format is never probed.
+    pub format: Option<ImageFormat>,
+    /// Who may open files that the image names.
+    pub gate: Arc<dyn OpenGate>,
+    /// Read this internal snapshot (its name, else its id) and not the active state.
+    pub snapshot: Option<String>,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self { format: None, gate: Arc::new(DenyAll), snapshot: None }
+    }
+}
+
+/// An open image: the disk the guest saw, and what is known about the file.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// The disk.
+    pub device: Arc<dyn BlockDevice>,
+    /// The file.
+    pub info: ImageInfo,
+}
+
+/// What a format driver needs to open itself and what it refers to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OpenContext<'a> {
+    /// The image's path: names it, and relative references start from its directory.
+    pub path: &'a Path,
+    /// Who may open references.
+    pub gate: &'a dyn OpenGate,
+    /// How many images refer to this one, directly or not.
+    pub depth: u64,
+    /// Whether references are opened at all; `info` reads headers and follows nothing.
+    pub follow: bool,
+    /// The internal snapshot to read.
+    pub snapshot: Option<&'a str>,
+}
+
+impl OpenContext<'_> {
+    /// The disk in the image that this one names (a backing file), in the stated or probed format.
+    pub(crate) fn open_image(&self, reference: &Reference) -> Result<Arc<dyn BlockDevice>> {
+        let (file, path) = self.open_file(reference)?;
+        let depth = self.depth.saturating_add(1);
+        let context = OpenContext { path: &path, gate: self.gate, depth, follow: true, snapshot: None };
+        let image = open_format(Arc::new(file), reference.format, &context);
+        Ok(image.map_err(|error| error.in_image(path.display()))?.device)
+    }
+
+    /// The bytes of the file that this image names, as they are (a data file, a VMDK extent).
+    pub(crate) fn open_file(&self, reference: &Reference) -> Result<(HostFile, PathBuf)> {
+        limits::check("backing chain depth", self.depth.saturating_add(1), limits::BACKING_CHAIN_DEPTH)?;
+        let gated = self.gate.open(self.path, reference)?;
+        Ok((HostFile::from_file(gated.file, &gated.path)?, gated.path))
+    }
+}
+
+/// Opens the image at `path`. `path#name` opens the internal snapshot `name` when no file of that whole name exists.
+pub fn open(path: &Path, options: &OpenOptions) -> Result<Image> {
+    open_path(path, options, true)
+}
+
+impl ImageInfo {
+    /// Reads only the image's own headers: no reference is opened, so this works whatever the gate.
+    pub fn read(path: &Path, options: &OpenOptions) -> Result<Self> {
+        Ok(open_path(path, options, false)?.info)
+    }
+}
+
+fn open_path(path: &Path, options: &OpenOptions, follow: bool) -> Result<Image> {
+    let (path, fragment) = split_snapshot(path);
+    let snapshot = options.snapshot.as_deref().or(fragment);
+    let named = |error: Error| error.in_image(path.display());
+    let file = HostFile::open(path).map_err(|error| match error.kind() {
+        // The path is the subject of the message already.
+        crate::ErrorKind::Io { .. } => error,
+        _ => named(error),
+    })?;
+    let allocated = file.allocated()?;
+    let context = OpenContext { path, gate: &*options.gate, depth: 0, follow, snapshot };
+    let mut image = open_format(Arc::new(file), options.format, &context).map_err(named)?;
+    image.info.actual_size = Some(allocated);
+    Ok(image)
+}
+
+/// Opens an image that is itself a device: a member of an archive, a file inside a guest. It has no directory, so it can
+/// name no other file.
+pub fn open_device(file: Arc<dyn BlockDevice>, name: &Path, format: Option<ImageFormat>) -> Result<Image> {
+    let context = OpenContext { path: name, gate: &DenyAll, depth: 0, follow: true, snapshot: None };
+    open_format(file, format, &context).map_err(|error| error.in_image(name.display()))
+}
+
+pub(crate) fn open_format(
+    file: Arc<dyn BlockDevice>,
+    format: Option<ImageFormat>,
+    context: &OpenContext<'_>,
+) -> Result<Image> {
+    let probed = format.is_none();
+    let format = match format {
+        Some(format) => format,
+        None => probe(&file)?,
+    };
+    log::debug!("{}: {format}{}", context.path.display(), if probed { " (probed)" } else { "" });
+    if context.snapshot.is_some() && format != ImageFormat::Qcow2 {
+        return Err(Error::unsupported(format.name(), "internal snapshots"));
+    }
+    let filename = context.path.display().to_string();
+    let (device, mut info): (Arc<dyn BlockDevice>, ImageInfo) = match format {
+        ImageFormat::Raw => {
+            let info = ImageInfo::new(filename, format, file.size());
+            (file, info)
+        }
+        ImageFormat::Qcow2 => {
+            let image = Qcow2::open(file, context)?;
+            let info = image.info(filename);
+            (Arc::new(image), info)
+        }
+        ImageFormat::Vmdk => {
+            let image = Vmdk::open(file, context)?;
+            let info = image.info(filename);
+            (Arc::new(image), info)
+        }
+        ImageFormat::Ova => {
+            let mut image = ova::open(&file, context)?;
+            image.info.filename = filename;
+            (image.device, image.info)
+        }
+    };
+    info.probed = probed;
+    Ok(Image { device, info })
+}
+
+/// `disk.qcow2#name` as `(disk.qcow2, name)`, unless a file of the whole name exists.
+fn split_snapshot(path: &Path) -> (&Path, Option<&str>) {
+    let whole = path.to_str().and_then(|text| text.rsplit_once('#'));
+    match whole {
+        Some((file, name)) if !name.is_empty() && !path.exists() => (Path::new(file), Some(name)),
+        _ => (path, None),
+    }
+}

@@ -1,0 +1,110 @@
+//! Which image format a file is in, by its first bytes.
+//!
+//! Probing is a guess about data a guest may have written: a raw disk whose guest wrote a qcow2 header at its start
+//! probes as qcow2 (CVE-2010-3851). So a stated format is never probed, what was probed is reported, and whatever the
+//! guess, files that the image names stay closed unless the caller's gate opens them.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::Serialize;
+
+use super::{BlockDevice, read_vec};
+use crate::bytes::to_usize;
+use crate::error::{Error, Result};
+
+/// The image formats that can be opened; the names are QEMU's where QEMU has one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum ImageFormat {
+    /// The disk's bytes and nothing else.
+    Raw,
+    /// QEMU copy-on-write, versions 2 and 3.
+    Qcow2,
+    /// VMware virtual disk: a descriptor, sparse extents, or both in one file.
+    Vmdk,
+    /// A tar with an OVF description and disks, as OVF 1.x defines.
+    Ova,
+}
+
+impl ImageFormat {
+    /// All of them, in the order they are probed.
+    pub const ALL: [Self; 4] = [Self::Qcow2, Self::Vmdk, Self::Ova, Self::Raw];
+
+    /// The name that the command line and JSON use.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Qcow2 => "qcow2",
+            Self::Vmdk => "vmdk",
+            Self::Ova => "ova",
+        }
+    }
+}
+
+impl fmt::Display for ImageFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for ImageFormat {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let found = Self::ALL.into_iter().find(|format| format.name().eq_ignore_ascii_case(name));
+        found.ok_or_else(|| Error::unsupported("image", format!("format '{}'", crate::bytes::escape(name.as_bytes()))))
+    }
+}
+
+/// The format whose signature stands at the beginning of `file`; [`ImageFormat::Raw`] when there is none. Known formats
+/// that cannot be read are refused by name rather than taken for raw.
+pub fn probe(file: &dyn BlockDevice) -> Result<ImageFormat> {
+    let head = read_vec(file, 0, to_usize(file.size().min(1024)))?;
+    let starts = |magic: &[u8]| head.starts_with(magic);
+    if starts(b"QFI\xfb") {
+        return Ok(ImageFormat::Qcow2);
+    }
+    if starts(b"KDMV") || starts(b"# Disk DescriptorFile") {
+        return Ok(ImageFormat::Vmdk);
+    }
+    if head.get(257..262) == Some(b"ustar") {
+        return Ok(ImageFormat::Ova);
+    }
+    let foreign: [(&[u8], usize, &str); 8] = [
+        (b"COWD", 0, "vmdk ESX server sparse extents (COWD)"),
+        (b"conectix", 0, "vhd"),
+        (b"vhdxfile", 0, "vhdx"),
+        (b"\x7f\x10\xda\xbe", 64, "vdi"),
+        (b"QED\0", 0, "qed"),
+        (b"WithoutFreeSpace", 0, "parallels"),
+        (b"WithouFreSpacExt", 0, "parallels"),
+        (b"\xfd7zXZ\0", 0, "xz-compressed images"),
+    ];
+    for (magic, at, name) in foreign {
+        if head.get(at..).is_some_and(|rest| rest.starts_with(magic)) {
+            return Err(Error::unsupported("image", name)
+                .with_hint("if the disk is raw and its guest wrote that signature, state the format (-f raw)"));
+        }
+    }
+    Ok(ImageFormat::Raw)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Memory;
+    use super::*;
+
+    #[test]
+    fn signatures_are_told_apart_and_short_files_are_raw() {
+        let probed = |bytes: &[u8]| probe(&Memory::new(bytes.to_vec()));
+        assert_eq!(probed(b"QFI\xfb\0\0\0\x03").unwrap(), ImageFormat::Qcow2);
+        assert_eq!(probed(b"KDMV").unwrap(), ImageFormat::Vmdk);
+        assert_eq!(probed(b"").unwrap(), ImageFormat::Raw);
+        assert_eq!(probed(b"vhdxfile").unwrap_err().exit_code(), 7);
+        assert_eq!("QCOW2".parse::<ImageFormat>().unwrap(), ImageFormat::Qcow2);
+        assert!("bogus".parse::<ImageFormat>().is_err());
+    }
+}

@@ -1,0 +1,28 @@
+//! vmdk
+use super::open::OpenContext;
+use super::{BlockDevice, Extent, ImageInfo};
+use crate::error::{Error, Result};
+use std::ops::Range;
+use std::sync::Arc;
+/// A vmdk image.
+#[derive(Debug)]
+pub struct Vmdk;
+impl Vmdk {
+    pub(crate) fn open(_file: Arc<dyn BlockDevice>, _context: &OpenContext<'_>) -> Result<Self> {
+        Err(Error::unsupported("vmdk", "reading"))
+    }
+    pub(crate) fn info(&self, filename: String) -> ImageInfo {
+        ImageInfo::new(filename, super::ImageFormat::Vmdk, 0)
+    }
+}
+impl BlockDevice for Vmdk {
+    fn size(&self) -> u64 {
+        0
+    }
+    fn read_exact_at(&self, _buf: &mut [u8], _offset: u64) -> Result<()> {
+        Err(Error::unsupported("vmdk", "reading"))
+    }
+    fn next_extent(&self, _range: Range<u64>) -> Result<Extent> {
+        Err(Error::unsupported("vmdk", "reading"))
+    }
+}
