@@ -16,6 +16,9 @@ pub const DESCRIPTOR_BYTES: u64 = 1 << 20;
 /// Internal snapshots of one qcow2 image. QEMU's limit.
 pub const SNAPSHOTS: u64 = 65_536;
 
+/// Bytes of the table that describes them. Ours; 65,536 ordinary entries take 6 MiB, QEMU allows 64 MiB.
+pub const SNAPSHOT_TABLE_BYTES: u64 = 8 << 20;
+
 /// Extents of one multi-extent VMDK. Ours.
 pub const VMDK_EXTENTS: u64 = 4_096;
 
