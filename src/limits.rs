@@ -52,8 +52,28 @@ pub const INSPECT_FILE_BYTES: u64 = 4 << 20;
 /// Bytes of one record of a package database (an RPM header blob, a dpkg stanza). RPM's own limit is 256 MiB; ours.
 pub const PACKAGE_RECORD_BYTES: u64 = 16 << 20;
 
+/// Bytes of one package database that is read in parts (rpmdb.sqlite, Packages.db, Packages), and of all its records
+/// together. Ours; a desktop's is 300 MB.
+pub const PACKAGE_DATABASE_BYTES: u64 = 1 << 30;
+
+/// Bytes of an SQLite write-ahead log. Ours; RPM checkpoints at some megabytes.
+pub const PACKAGE_WAL_BYTES: u64 = 256 << 20;
+
+/// Bytes of package databases that are text (dpkg's status, apk's installed, all of pacman's together). Ours; Debian's
+/// status takes 10 MB for several thousand packages.
+pub const PACKAGE_TEXT_BYTES: u64 = 64 << 20;
+
+/// Files of a package database with one for each package. Ours; the whole of Arch Linux is about 15,000 packages.
+pub const PACKAGE_FILES: u64 = 100_000;
+
+/// Bytes of memory for one list of packages. Ours; some 30,000 packages with their descriptions.
+pub const PACKAGE_LIST_BYTES: u64 = 32 << 20;
+
+/// Damaged records of one package database that are passed over before it is given up. Ours.
+pub const PACKAGE_DAMAGE: u64 = 10_000;
+
 /// Packages of one guest. Ours; the whole of Debian is about 100,000.
-pub const PACKAGES: u64 = 1_000_000;
+pub const PACKAGES: u64 = 250_000;
 
 /// `found` if it is within `limit`, else the [`Limit`](crate::ErrorKind::Limit) error that names it.
 pub fn check(what: &'static str, found: u64, limit: u64) -> Result<u64> {
