@@ -49,6 +49,18 @@ pub const XATTR_BYTES: u64 = 65_536;
 /// Bytes of one guest file that inspection reads whole (os-release, fstab, unit files).
 pub const INSPECT_FILE_BYTES: u64 = 4 << 20;
 
+/// Entries of one list that inspection makes: names in a directory, users, enabled services. Ours.
+pub const INSPECT_ENTRIES: usize = 65_536;
+
+/// Lines of one guest's fstab that are looked at. Ours.
+pub const FSTAB_ENTRIES: usize = 4_096;
+
+/// Filesystems mounted into one guest's namespace by inspection. Ours.
+pub const INSPECT_MOUNTS: usize = 256;
+
+/// Notes kept about one guest. Ours; more say the same again.
+pub const INSPECT_NOTES: usize = 100;
+
 /// Bytes of one record of a package database (an RPM header blob, a dpkg stanza). RPM's own limit is 256 MiB; ours.
 pub const PACKAGE_RECORD_BYTES: u64 = 16 << 20;
 

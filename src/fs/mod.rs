@@ -15,6 +15,7 @@ mod mounts;
 mod path;
 mod probe;
 mod resolve;
+mod subroot;
 
 use std::fmt;
 use std::ops::ControlFlow;
@@ -25,6 +26,7 @@ pub use mounts::{Mount, MountTable};
 pub use path::GuestPath;
 pub use probe::{FsKind, Identity, probe};
 pub use resolve::{Follow, Location};
+pub use subroot::SubRoot;
 
 use crate::block::BlockDevice;
 use crate::error::{Error, Result};
