@@ -43,6 +43,13 @@ pub const DIRECTORY_DEPTH: usize = 4_096;
 /// Bytes of one symbolic link's target. Ext4 keeps at most one block, which is at most 64 KiB.
 pub const SYMLINK_BYTES: u64 = 65_536;
 
+/// Runs of neighbouring clusters of one file on FAT, whose table must be walked to find them. Ours; far past what years of
+/// use leave behind.
+pub const FAT_FRAGMENTS: u64 = 1 << 18;
+
+/// Bytes of one directory on FAT. The specification's limit: 65,536 entries of 32 bytes.
+pub const FAT_DIRECTORY_BYTES: u64 = 2 << 20;
+
 /// Bytes of one extended-attribute value. The kernel's XATTR_SIZE_MAX.
 pub const XATTR_BYTES: u64 = 65_536;
 
