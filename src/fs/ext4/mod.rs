@@ -1,4 +1,6 @@
 //! ext4
+#[allow(dead_code, unused_imports)]
+mod journal;
 use super::*;
 use std::ops::ControlFlow;
 use std::sync::Arc;
