@@ -31,6 +31,15 @@ pub const LVM_METADATA_BYTES: u64 = 16 << 20;
 /// Segments of all logical volumes together. Ours.
 pub const LVM_SEGMENTS: u64 = 100_000;
 
+/// Blocks of the log of a journal that was not emptied. Ours; the default of the largest filesystems is 262,144.
+pub const JOURNAL_BLOCKS: u64 = 1 << 20;
+
+/// Bytes of fast commits in a journal. Ours; mke2fs reserves a 64th of the journal, which is 1 GiB at most.
+pub const FAST_COMMIT_BYTES: u64 = 16 << 20;
+
+/// Records of all fast commits in a journal. Ours; a created file takes four.
+pub const FAST_COMMIT_RECORDS: u64 = 1 << 18;
+
 /// Symbolic links followed in one path resolution. The kernel's MAXSYMLINKS.
 pub const SYMLINKS: u32 = 40;
 

@@ -49,33 +49,23 @@ impl Mapping {
 }
 
 impl Ext4 {
-    /// The run that begins at the file's block `logical`. Fast-commit records on top of the tree win, the latest first.
+    /// The run that begins at the file's block `logical`. What fast commits changed wins over the tree.
     pub(super) fn map_block(&self, inode: &RawInode, logical: u64) -> Result<Mapping> {
-        let changes = self.fast_commit.ranges.get(&inode.number).map(Vec::as_slice).unwrap_or_default();
-        let mut until = u64::MAX;
-        for change in changes.iter().rev() {
-            let (start, len) = match *change {
-                RangeChange::Add { logical, len, .. } | RangeChange::Delete { logical, len } => {
-                    (u64::from(logical), u64::from(len))
-                }
-            };
-            let end = start.saturating_add(len);
-            if start > logical {
-                until = until.min(start.saturating_sub(logical));
-            } else if logical < end {
-                let within = logical.saturating_sub(start);
-                let len = end.saturating_sub(logical).min(until);
-                return Ok(match *change {
-                    RangeChange::Add { physical, unwritten, .. } => {
-                        Mapping { physical: Some(physical.saturating_add(within)), unwritten, len }
-                    }
-                    RangeChange::Delete { .. } => Mapping::hole(len),
-                });
+        let next = inode.ranges.partition_point(|change| change.end() <= logical);
+        let Some(change) = inode.ranges.get(next) else { return self.map_on_disk(inode, logical) };
+        let start = u64::from(change.logical());
+        let Some(within) = logical.checked_sub(start) else {
+            let mut mapping = self.map_on_disk(inode, logical)?;
+            mapping.len = mapping.len.min(start.saturating_sub(logical));
+            return Ok(mapping);
+        };
+        let len = change.end().saturating_sub(logical);
+        Ok(match *change {
+            RangeChange::Add { physical, unwritten, .. } => {
+                Mapping { physical: Some(physical.saturating_add(within)), unwritten, len }
             }
-        }
-        let mut mapping = self.map_on_disk(inode, logical)?;
-        mapping.len = mapping.len.min(until).max(1);
-        Ok(mapping)
+            RangeChange::Delete { .. } => Mapping::hole(len),
+        })
     }
 
     fn map_on_disk(&self, inode: &RawInode, logical: u64) -> Result<Mapping> {

@@ -12,6 +12,7 @@
 //! it. Each leaf ends in a 12-byte tail with the crc32c of the block, each tree node in an 8-byte tail (metadata_csum).
 //! Source: kernel documentation, section "Directory Entries".
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
 use super::Ext4;
@@ -36,9 +37,11 @@ impl Ext4 {
             return Err(Error::path(format!("inode {}", inode.number).as_bytes(), problem));
         }
         let encrypted = inode.has(FLAG_ENCRYPT)?;
-        let changes = self.fast_commit.names.get(&inode.number);
+        let changed: BTreeSet<&[u8]> = self.fast_commit.names(inode.number).collect();
+        let mut before = BTreeMap::new();
         let mut visit_true = |mut entry: DirEntry| {
-            if changes.is_some_and(|changes| changes.contains_key(&entry.name)) {
+            if let Some(&name) = changed.get(entry.name.as_slice()) {
+                before.insert(name, u32::try_from(entry.inode).unwrap_or(0));
                 return Ok(ControlFlow::Continue(()));
             }
             if encrypted {
@@ -46,13 +49,13 @@ impl Ext4 {
             }
             visit(entry)
         };
-        if self.for_each_stored(inode, &mut visit_true)?.is_break() {
+        if !inode.made_empty && self.for_each_stored(inode, &mut visit_true)?.is_break() {
             return Ok(());
         }
-        for (name, number) in changes.into_iter().flatten() {
-            if let Some(number) = number {
-                let file_type = self.inode(*number)?.file_type().ok();
-                if visit(DirEntry { name: name.clone(), inode: u64::from(*number), file_type })?.is_break() {
+        for name in changed {
+            if let Some(number) = self.fast_commit.lookup(inode.number, name, before.get(name).copied()) {
+                let file_type = self.inode(number)?.file_type().ok();
+                if visit(DirEntry { name: name.to_vec(), inode: u64::from(number), file_type })?.is_break() {
                     break;
                 }
             }

@@ -24,6 +24,7 @@
 
 use super::checksum::extend;
 use super::features::*;
+use super::journal::{RangeChange, RecoveredInode};
 use super::superblock::Superblock;
 use crate::bytes::{Record, join_u64, to_i32};
 use crate::error::Result;
@@ -47,6 +48,12 @@ pub(super) struct RawInode {
     pub bytes: Vec<u8>,
     /// What checksums of this inode's own blocks begin from.
     pub checksum_seed: u32,
+    /// Changes by fast commits to the block map: sorted, never overlapping.
+    pub ranges: Vec<RangeChange>,
+    /// A directory that a fast commit made: whatever its blocks hold, only recorded names are in it.
+    pub made_empty: bool,
+    /// i_blocks is not known and is counted.
+    pub recount: bool,
 }
 
 impl RawInode {
@@ -59,15 +66,16 @@ impl RawInode {
         if superblock.features.metadata_csum() {
             verify(&record, checksum_seed, extra)?;
         }
-        Ok(Self { number, offset, bytes, checksum_seed })
+        Ok(Self { number, offset, bytes, checksum_seed, ranges: Vec::new(), made_empty: false, recount: false })
     }
 
-    /// An inode put together from a fast-commit record: its checksum has not been written yet.
-    pub(super) fn recorded(number: u32, offset: u64, bytes: Vec<u8>, superblock: &Superblock) -> Result<Self> {
+    /// An inode as fast commits left it. Its checksum is one that nobody has written yet.
+    pub(super) fn recovered(number: u32, offset: u64, inode: RecoveredInode, superblock: &Superblock) -> Result<Self> {
+        let RecoveredInode { bytes, ranges, made_in, recount } = inode;
         let record = Record::new("ext4", &bytes, offset);
         extra_isize(&record)?;
         let checksum_seed = extend(extend(superblock.checksum_seed, &number.to_le_bytes()), record.slice(0x64, 4)?);
-        Ok(Self { number, offset, bytes, checksum_seed })
+        Ok(Self { number, offset, bytes, checksum_seed, ranges, made_empty: made_in.is_some(), recount })
     }
 
     pub(super) fn record(&self) -> Record<'_> {

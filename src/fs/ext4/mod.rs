@@ -36,7 +36,7 @@ use content::Content;
 use features::{COMPAT_HAS_JOURNAL, INCOMPAT_EXTENTS, INCOMPAT_RECOVER};
 use group::GroupDescriptor;
 use inode::{FLAG_ENCRYPT, FLAG_INLINE_DATA, RawInode};
-use journal::{FastCommit, JournalInput, Replay, Replayed};
+use journal::{FastCommit, JournalInput, RangeChange, Replay, Replayed};
 use orphan::Orphans;
 use superblock::Superblock;
 
@@ -62,9 +62,9 @@ pub fn open(device: Arc<dyn BlockDevice>) -> Result<Arc<dyn Filesystem>> {
     let mut fs = Ext4::new(device.clone(), FastCommit::default())?;
     let mut recovery = Vec::new();
     if fs.superblock.features.incompat(INCOMPAT_RECOVER) {
+        let block_size = fs.superblock.block_size;
         let (replay, journal) = Arc::new(fs).replay_journal()?;
         recovery = replay.notes;
-        let block_size = Ext4::new(device.clone(), FastCommit::default())?.superblock.block_size;
         let replayed = Replayed::new(device, journal, block_size, replay.blocks);
         // The superblock itself may be among the replayed blocks.
         fs = Ext4::new(Arc::new(replayed), replay.fast_commit)?;
@@ -129,8 +129,7 @@ impl Ext4 {
             journal: &*journal,
             block_size: superblock.block_size,
             blocks_count: superblock.blocks_count,
-            fs_uuid: superblock.uuid,
-            checksum_seed: superblock.checksum_seed,
+            inode_size: u32::from(superblock.inode_size),
         };
         Ok((journal::replay(&input)?, journal.clone()))
     }
@@ -148,12 +147,31 @@ impl Ext4 {
         let within =
             u64::from(index % superblock.inodes_per_group.max(1)).saturating_mul(u64::from(superblock.inode_size));
         let offset = table.saturating_add(within);
-        let mut bytes = read_vec(&self.metadata, offset, usize::from(superblock.inode_size))?;
-        if let Some(recorded) = self.fast_commit.inodes.get(&number) {
-            journal::apply_inode(&mut bytes, recorded);
-            return RawInode::recorded(number, offset, bytes, superblock);
+        let bytes = read_vec(&self.metadata, offset, usize::from(superblock.inode_size))?;
+        match self.fast_commit.inode(number, &bytes) {
+            Some(recovered) => RawInode::recovered(number, offset, recovered, superblock),
+            None => RawInode::new(number, offset, bytes, superblock),
         }
-        RawInode::new(number, offset, bytes, superblock)
+    }
+
+    /// Allocated units of 512 bytes of an inode whose i_blocks fast commits left open: its mapped blocks, and a leaf when
+    /// they do not fit the root of the extent tree.
+    fn count_units(&self, inode: &RawInode) -> Result<u64> {
+        let block_size = u64::from(self.superblock.block_size);
+        let mut end = inode.size(&self.superblock)?.div_ceil(block_size);
+        end = end.max(inode.ranges.last().map_or(0, RangeChange::end));
+        let (mut at, mut blocks, mut extents) = (0u64, 0u64, 0u64);
+        while at < end {
+            let mapping = self.map_block(inode, at)?;
+            if mapping.physical.is_some() {
+                blocks = blocks.saturating_add(mapping.len);
+                extents = extents.saturating_add(1);
+            }
+            at = at.saturating_add(mapping.len);
+        }
+        let leaf = if extents > 4 { 1 } else { 0 };
+        let xattrs = if inode.file_acl()? != 0 { 1 } else { 0 };
+        Ok(blocks.saturating_add(leaf).saturating_add(xattrs).saturating_mul(block_size / 512))
     }
 
     /// The inode behind a number from outside, which must be in use.
@@ -208,7 +226,12 @@ impl Filesystem for Mounted {
     }
 
     fn metadata(&self, inode: Inode) -> Result<Metadata> {
-        self.fs.used_inode(inode)?.metadata(&self.fs.superblock)
+        let inode = self.fs.used_inode(inode)?;
+        let mut metadata = inode.metadata(&self.fs.superblock)?;
+        if inode.recount {
+            metadata.blocks = self.fs.count_units(&inode)?;
+        }
+        Ok(metadata)
     }
 
     fn lookup(&self, directory: Inode, name: &[u8]) -> Result<Option<Inode>> {
