@@ -7,10 +7,12 @@ mod checksum;
 mod download;
 mod find;
 mod glob;
+mod long;
 mod walk;
 
 pub use checksum::{Algorithm, checksum};
 pub use download::{download, write_to};
 pub use find::{find, find0};
 pub use glob::glob_expand;
+pub use long::{Owners, Row, long_listing, long_row};
 pub use walk::{Entry, EntrySink, Flow, walk};
