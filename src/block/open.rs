@@ -57,11 +57,15 @@ pub(crate) struct OpenContext<'a> {
 impl OpenContext<'_> {
     /// The disk in the image that this one names (a backing file), in the stated or probed format.
     pub(crate) fn open_image(&self, reference: &Reference) -> Result<Arc<dyn BlockDevice>> {
+        Ok(self.open_referenced(reference)?.device)
+    }
+
+    /// The image that this one names, with its facts.
+    pub(crate) fn open_referenced(&self, reference: &Reference) -> Result<Image> {
         let (file, path) = self.open_file(reference)?;
         let depth = self.depth.saturating_add(1);
         let context = OpenContext { path: &path, gate: self.gate, depth, follow: true, snapshot: None };
-        let image = open_format(Arc::new(file), reference.format, &context);
-        Ok(image.map_err(|error| error.in_image(path.display()))?.device)
+        open_format(Arc::new(file), reference.format, &context).map_err(|error| error.in_image(path.display()))
     }
 
     /// The bytes of the file that this image names, as they are (a data file, a VMDK extent).
