@@ -1,4 +1,5 @@
 //! VMDK images made by qemu-img, held against the raw disk they were made from and against `qemu-img info`.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 

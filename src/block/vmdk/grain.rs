@@ -14,7 +14,7 @@ use super::FORMAT;
 use super::header::SECTOR;
 use crate::block::{BlockDevice, read_vec};
 use crate::bytes::{Record, to_u64, to_usize};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// Decompressors that are not in use, one for each thread that ever needed one at the same time.
 #[derive(Default)]

@@ -207,7 +207,8 @@ pub(super) mod tests {
 
     #[test]
     fn what_is_not_read_is_refused_by_name() {
-        let cases: [(&str, fn(&mut [u8])); 4] = [
+        type Case = (&'static str, fn(&mut [u8]));
+        let cases: [Case; 4] = [
             ("vmdk: version 4 is not supported", |s| s[4] = 4),
             ("vmdk: incompatible flags 0x40000 is not supported", |s| s[10] = 4),
             ("vmdk: compression algorithm 2 is not supported", |s| (s[10], s[77]) = (3, 2)),

@@ -120,7 +120,7 @@ fn compressed(data: &[u8]) -> Vec<u8> {
 
 #[test]
 fn compressed_grains_whole_and_in_part() {
-    let grain: Vec<u8> = (0..GRAIN).map(|n| (n * n >> 7) as u8).collect();
+    let grain: Vec<u8> = (0..GRAIN).map(|n| ((n * n) >> 7) as u8).collect();
     let image = open(compressed(&grain)).unwrap();
     assert_eq!(read_vec(&image, 0, GRAIN).unwrap(), grain);
     assert_eq!(read_vec(&image, 1000, 5000).unwrap(), grain[1000..6000]);
