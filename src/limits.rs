@@ -22,6 +22,9 @@ pub const SNAPSHOT_TABLE_BYTES: u64 = 8 << 20;
 /// Extents of one multi-extent VMDK. Ours.
 pub const VMDK_EXTENTS: u64 = 4_096;
 
+/// Headers in the tar of one OVA. Ours; real ones hold a description, a manifest and a few disks.
+pub const OVA_MEMBERS: u64 = 4_096;
+
 /// Entries of one partition table, and logical partitions in one chain. Ours; GPT tables hold 128, Linux names 256.
 pub const PARTITIONS: u64 = 1_024;
 
