@@ -69,12 +69,12 @@ pub(in crate::fs::ext4) enum RangeChange {
 /// All changes of all finished fast commits.
 #[derive(Debug, Default)]
 pub(in crate::fs::ext4) struct FastCommit {
-    inodes: BTreeMap<u32, Vec<InodeChange>>,
-    names: BTreeMap<u32, BTreeMap<Vec<u8>, Vec<NameChange>>>,
+    pub(super) inodes: BTreeMap<u32, Vec<InodeChange>>,
+    pub(super) names: BTreeMap<u32, BTreeMap<Vec<u8>, Vec<NameChange>>>,
 }
 
 #[derive(Debug)]
-enum InodeChange {
+pub(super) enum InodeChange {
     Write(Vec<u8>),
     Create { parent: u32 },
     Link,
@@ -83,7 +83,7 @@ enum InodeChange {
 }
 
 #[derive(Debug)]
-struct NameChange {
+pub(super) struct NameChange {
     inode: u32,
     added: bool,
 }

@@ -36,7 +36,7 @@ impl Dirty {
     fn new(mke2fs: &str, mount: &str, work: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let script = format!(
-            "truncate -s 64M live; mke2fs -q -F -t ext4 {mke2fs} live; mkdir m; mount -o loop,{mount} live m; \
+            "truncate -s 32M live; mke2fs -q -F -t ext4 {mke2fs} live; mkdir m; mount -o loop,{mount} live m; \
              trap 'cd /; umount {at}/m' EXIT; cd m; {work}\ncp --sparse=always ../live ../dirty",
             at = directory.path().display()
         );
@@ -169,5 +169,136 @@ fn every_kind_of_log_is_replayed_as_the_kernel_does() {
         let replay = dirty.assert_same();
         println!("{name}: {} blocks, {:?}", replay.blocks.len(), replay.notes);
         assert!(!replay.blocks.is_empty(), "{name}");
+    }
+}
+
+/// More transactions than the log has room for at once.
+#[test]
+fn a_log_that_wraps_around_is_replayed() {
+    if !ready() {
+        return;
+    }
+    let work = "for i in $(seq 600); do echo $i > f$i; mkdir d$i; sync f$i; done";
+    for mke2fs in ["-b 1024 -J size=1", "-b 1024 -J size=1 -O ^metadata_csum"] {
+        let dirty = Dirty::new(mke2fs, "rw", work);
+        let replay = dirty.assert_same();
+        let journal = Memory::new(dirty.dump());
+        let superblock = Superblock::parse(&journal_head(&journal), 1024, 1024).unwrap();
+        let start = u64::from(superblock.start) * 1024;
+        assert!(replay.blocks.values().any(|block| block.offset < start), "the log wraps: {:?}", replay.notes);
+    }
+}
+
+fn journal_head(journal: &Memory) -> Vec<u8> {
+    read_vec(journal, 0, superblock::SIZE).unwrap()
+}
+
+/// Data that begins with the journal's magic, which the log must hide.
+#[test]
+fn escaped_data_is_restored() {
+    if !ready() {
+        return;
+    }
+    let work = r"for i in $(seq 20); do printf '\300\073\071\230 and more' > f$i; sync f$i; done";
+    for mke2fs in ["-b 1024", "-b 4096 -O ^metadata_csum"] {
+        let replay = Dirty::new(mke2fs, "data=journal", work).assert_same();
+        assert!(replay.blocks.values().filter(|block| block.escaped).count() >= 20, "{:?}", replay.notes);
+    }
+}
+
+/// Logs that debugfs writes, with checksums that today's kernels no longer write.
+#[test]
+fn logs_of_e2fsprogs_are_replayed() {
+    if !ready() {
+        return;
+    }
+    for features in ["64bit", "^64bit"] {
+        // debugfs uses version 1 where the filesystem has no checksums, whatever one asks for.
+        for (checksum, metadata) in [("", "^"), ("-c", "^"), ("-c -v 2", ""), ("-c -v 3", "")] {
+            let directory = tempfile::tempdir().unwrap();
+            // debugfs counts revoke blocks into version 1 checksums, the kernel does not.
+            let revokes = ["'jw -r 9001,9003'", "'jw -r 9000,9700'"];
+            let [first, second] = if checksum == "-c" { [""; 2] } else { revokes };
+            let script = format!(
+                "truncate -s 32M dirty; mke2fs -q -F -t ext4 -b 1024 -O {features},{metadata}metadata_csum dirty
+                 head -c 5120 /dev/urandom > a; printf '\\300\\073\\071\\230' > b; head -c 6000 /dev/urandom >> b
+                 printf '%s\\n' 'jo {checksum}' 'jw -b 9000,9001,9002,9003 a' {first} 'jw -b 9010,9003,9011 b' \
+                    {second} 'jw -b 9000 b' jc > commands
+                 debugfs -w -f commands dirty"
+            );
+            shell(directory.path(), &script);
+            let replay = Dirty::read(directory).assert_same();
+            let blocks: Vec<_> = replay.blocks.iter().map(|(&block, logged)| (block, logged.escaped)).collect();
+            let expected = match first {
+                "" => vec![(9000, true), (9001, false), (9002, false), (9003, false), (9010, true), (9011, false)],
+                _ => vec![(9000, true), (9002, false), (9003, false), (9010, true), (9011, false)],
+            };
+            assert_eq!(blocks, expected, "{features} {checksum} {:?}", replay.notes);
+        }
+    }
+}
+
+/// Damages logs at random places and asks the kernel whether it still mounts the filesystem, and how it looks then.
+#[test]
+fn damage_is_judged_as_the_kernel_judges_it() {
+    if !ready() {
+        return;
+    }
+    let rounds = std::env::var("DAMAGE_ROUNDS").map_or(8, |rounds| rounds.parse().unwrap());
+    let work = "for i in $(seq 12); do mkdir d$i; echo $i > d$i/f; sync d$i/f; [ $i = 6 ] && sleep 1.1; done";
+    let work = format!("{work}; for i in $(seq 5); do rm -r d$i; echo $i > f$i; sync f$i; done; sync f1");
+    for (mke2fs, mount) in [
+        ("-b 1024 -J size=1", "rw"),
+        ("-b 1024 -J size=1 -O ^metadata_csum", "rw"),
+        ("-b 1024 -J size=1 -O ^metadata_csum", "journal_checksum"),
+        ("-b 1024 -J size=1 -O ^metadata_csum", "journal_checksum,journal_async_commit,data=writeback"),
+        ("-b 1024 -J size=1", "journal_async_commit,data=writeback"),
+    ] {
+        let dirty = Dirty::new(mke2fs, mount, &work);
+        let whole = dirty.dump();
+        let log_len = whole.chunks(1024).skip(1).position(|block| block.iter().all(|&byte| byte == 0)).unwrap() + 2;
+        let mut seed = 1u64;
+        let mut random = move |below: usize| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (seed >> 33) as usize % below
+        };
+        let mut verdicts = [0; 2];
+        for round in 0..rounds {
+            // Mostly blocks that begin with the magic, mostly their fields.
+            let block = loop {
+                let block = random(log_len);
+                if whole[block * 1024..].starts_with(&[0xc0, 0x3b, 0x39, 0x98]) || random(10) == 0 {
+                    break block;
+                }
+            };
+            let at = match random(8) {
+                0..4 => random(64),
+                4 => 1020 + random(4),
+                5 => 0x30 + random(8),
+                _ => random(1024),
+            };
+            let mut bytes = whole[block * 1024..][..1024].to_vec();
+            match random(6) {
+                0 => bytes.fill(0),
+                1 => bytes[at] = 0,
+                2 => bytes[at..(at + 4).min(1024)].fill(0xff),
+                _ => bytes[at] ^= 1 << random(8),
+            }
+            dirty.write(block, 0, &bytes);
+            let (ours, kernel) = (dirty.recovered(), dirty.recovered_by_kernel());
+            let name = format!("{mke2fs} {mount}: round {round}, block {block}, byte {at:#x}");
+            match (&ours, &kernel) {
+                (Ok((device, replay)), Some(image)) => {
+                    let differences = dirty.differences(device, image);
+                    assert_eq!(differences, [0u64; 0], "{name} {:?}", replay.notes);
+                    verdicts[0] += 1;
+                }
+                (Err(_), None) => verdicts[1] += 1,
+                (Ok((_, replay)), None) => panic!("{name}: the kernel refuses, we read: {:?}", replay.notes),
+                (Err(error), Some(_)) => panic!("{name}: the kernel mounts, we refuse: {error}"),
+            }
+            dirty.write(block, 0, &whole[block * 1024..][..1024]);
+        }
+        println!("{mke2fs} {mount}: {verdicts:?} read and refused");
     }
 }
