@@ -22,7 +22,7 @@
 use std::collections::BTreeMap;
 
 use super::stanza::{self, Lines};
-use super::{Gathered, Package, Source, decimal, text};
+use super::{Gathered, Package, Source, decimal, plain, text};
 use crate::block::{BlockDevice, Memory};
 use crate::bytes::to_u64;
 use crate::error::{Error, Result};
@@ -181,7 +181,7 @@ impl<'a> Stanza<'a> {
             publisher: text(self.maintainer),
             url: text(self.homepage),
             source_package: text(source),
-            summary: text(self.summary),
+            summary: plain(self.summary.trim_ascii_start()),
             description: unfold(self.description),
             installed_size: decimal(self.installed_size.trim_ascii()).and_then(|kib| kib.checked_mul(1_024)),
             ..Package::default()

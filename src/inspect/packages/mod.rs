@@ -220,10 +220,14 @@ fn is_guest_fault(error: &Error) -> bool {
     )
 }
 
+/// Guest text as it is; `None` when there is nothing.
+fn plain(bytes: &[u8]) -> Option<String> {
+    (!bytes.is_empty()).then(|| String::from_utf8_lossy(bytes).into_owned())
+}
+
 /// Guest text without outer blanks; `None` when nothing is left.
 fn text(bytes: &[u8]) -> Option<String> {
-    let bytes = bytes.trim_ascii();
-    (!bytes.is_empty()).then(|| String::from_utf8_lossy(bytes).into_owned())
+    plain(bytes.trim_ascii())
 }
 
 /// A decimal number, nothing before or after it.

@@ -41,8 +41,8 @@ const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 const HEADER: usize = 100;
 const TABLE_INTERIOR: u8 = 5;
 const TABLE_LEAF: u8 = 13;
-/// The least that a cell of an interior page and the pointer to it take.
-const CELL: usize = 7;
+/// The least that a cell and the pointer to it take.
+const CELL: usize = 6;
 /// Interior pages above one another. SQLite's limit.
 const DEPTH: usize = 20;
 
@@ -233,6 +233,7 @@ impl<'a> Pager<'a> {
         Ok(())
     }
 
+    /// Reads a page of a b-tree: calls `visit` with the rows of a leaf, adds the children of an interior page to `pending`.
     fn tree_page(
         &mut self,
         child: &Child,
@@ -241,52 +242,42 @@ impl<'a> Pager<'a> {
         gathered: &mut Gathered,
         visit: &mut Visit<'_>,
     ) -> Result<()> {
+        let most_cells = self.usable.div_ceil(CELL);
         let page = self.page(child.number, &child.from)?;
         let (bytes, offset) = (page.bytes.to_vec(), page.offset);
         let page = Record::new(FORMAT, &bytes, offset);
         let at = if child.number == 1 { HEADER } else { 0 };
+        let kind = page.u8(at)?;
+        let header = match kind {
+            TABLE_LEAF => 8,
+            TABLE_INTERIOR => 12,
+            other => return Err(page.corrupt("b-tree page type", at, other, "5 or 13, a table's")),
+        };
         let cells = usize::from(page.be16(at.saturating_add(3))?);
-        let pointers = |header: usize| page.sub(at.saturating_add(header), cells.saturating_mul(2));
-        match page.u8(at)? {
-            TABLE_LEAF => {
-                let pointers = pointers(8)?;
-                for pointer in pointers.bytes.as_chunks::<2>().0 {
-                    let cell = usize::from(u16::from_be_bytes(*pointer));
-                    let outcome = self.payload(&page, cell, row, gathered);
-                    let outcome =
-                        outcome.and_then(|()| visit(&Record::new(FORMAT, row, page.position(cell)), gathered));
-                    gathered.tolerate(outcome)?;
-                }
-                Ok(())
-            }
-            TABLE_INTERIOR => {
-                let depth = child.depth.saturating_add(1);
-                if depth > DEPTH {
-                    return Err(page.corrupt("depth", at, depth, format!("{DEPTH} interior pages above one another")));
-                }
-                if cells > self.usable.div_ceil(CELL) {
-                    return Err(page.corrupt("number of cells", at.saturating_add(3), cells, "what a page holds"));
-                }
-                let pointers = pointers(12)?;
-                let mut push = |field, cell: usize| -> Result<()> {
-                    let from = Pointer { field, offset: page.position(cell) };
-                    pending.push(Child { number: page.be32(cell)?, from, depth });
-                    Ok(())
-                };
-                push("right-most pointer", at.saturating_add(8))?;
-                for pointer in pointers.bytes.as_chunks::<2>().0.iter().rev() {
-                    push("left child page number", usize::from(u16::from_be_bytes(*pointer)))?;
-                }
-                Ok(())
-            }
-            other => Err(page.corrupt("b-tree page type", at, other, "5 or 13, a table's")),
+        if cells > most_cells {
+            return Err(page.corrupt("number of cells", at.saturating_add(3), cells, format!("{most_cells} at most")));
         }
+        let pointers = page.sub(at.saturating_add(header), cells.saturating_mul(2))?;
+        let cells = pointers.bytes.as_chunks::<2>().0.iter().map(|pointer| usize::from(u16::from_be_bytes(*pointer)));
+        if kind == TABLE_INTERIOR {
+            return add_children(&page, at, cells, child.depth, pending);
+        }
+        for cell in cells {
+            let outcome = self.payload(&page, cell, row, gathered);
+            let outcome = outcome.and_then(|()| visit(&Record::new(FORMAT, row, page.position(cell)), gathered));
+            gathered.tolerate(outcome)?;
+        }
+        Ok(())
     }
 
     /// Puts the payload of the leaf cell at byte `cell` of `page` into `row`.
     fn payload(&mut self, page: &Record<'_>, cell: usize, row: &mut Vec<u8>, gathered: &mut Gathered) -> Result<()> {
         let (len, at) = varint(page, cell)?;
         let (_row_id, at) = varint(page, at)?;
+        let all_pages = u64::from(self.page_count).saturating_mul(to_u64(self.page_size));
+        if len > all_pages {
+            return Err(page.corrupt("payload size", cell, len, format!("no more than the database, {all_pages}")));
+        }
         let len = record_len(len, gathered)?;
         let local = self.local_len(len);
         row.clear();
@@ -320,6 +311,26 @@ impl<'a> Pager<'a> {
             _ => least,
         }
     }
+}
+
+/// Adds the children of an interior page, whose header is at byte `at`, so that the leftmost comes next.
+fn add_children(
+    page: &Record<'_>,
+    at: usize,
+    cells: impl DoubleEndedIterator<Item = usize>,
+    depth: usize,
+    pending: &mut Vec<Child>,
+) -> Result<()> {
+    let depth = depth.saturating_add(1);
+    if depth > DEPTH {
+        return Err(page.corrupt("depth", at, depth, format!("{DEPTH} interior pages above one another")));
+    }
+    let right_most = ("right-most pointer", at.saturating_add(8));
+    for (field, at) in [right_most].into_iter().chain(cells.rev().map(|cell| ("left child page number", cell))) {
+        let from = Pointer { field, offset: page.position(at) };
+        pending.push(Child { number: page.be32(at)?, from, depth });
+    }
+    Ok(())
 }
 
 /// A page of a b-tree that is still to be read.
