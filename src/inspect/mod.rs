@@ -22,6 +22,7 @@ mod assemble;
 pub mod assignments;
 mod bls;
 mod bootloader;
+mod budget;
 mod candidate;
 mod cloud_init;
 mod devices;
@@ -59,6 +60,7 @@ pub use ssh::SshHostKey;
 pub use users::{Group, Password, User};
 pub use version::{Version, natural_order};
 
+use budget::Budget;
 use candidate::Role;
 use devices::Devices;
 use reader::Notes;
@@ -70,14 +72,15 @@ const NIXOS_PROFILE: &str = "/nix/var/nix/profiles/system";
 
 /// The operating systems on these filesystems, sorted by their roots' names; none is no error.
 pub fn inspect(candidates: &[Candidate]) -> Result<Vec<OperatingSystem>> {
-    let roles = candidates.iter().map(role).collect::<Result<Vec<_>>>()?;
+    let budget = Budget::new();
+    let roles = candidates.iter().map(|candidate| role(candidate, &budget)).collect::<Result<Vec<_>>>()?;
     let devices = Devices::new(candidates);
     let mut systems = Vec::new();
     for (root, role) in candidates.iter().zip(&roles) {
         if !matches!(role, Role::Root | Role::Ostree) {
             continue;
         }
-        let notes = Notes::default();
+        let notes = Notes::new(&budget);
         if let Some(assembled) = assemble::assemble(&devices, &roles, root, *role, &notes)? {
             systems.push(OperatingSystem::examine(&devices, root, assembled, notes)?);
         }
@@ -87,8 +90,8 @@ pub fn inspect(candidates: &[Candidate]) -> Result<Vec<OperatingSystem>> {
 }
 
 /// What a candidate looks like; one whose top directories are broken looks like nothing.
-fn role(candidate: &Candidate) -> Result<Role> {
-    match candidate::role(candidate) {
+fn role(candidate: &Candidate, budget: &Budget) -> Result<Role> {
+    match candidate::role(candidate, budget) {
         Err(error) if !matches!(error.kind(), ErrorKind::Io { .. } | ErrorKind::Cancelled) => {
             log::debug!("{}: {error}", candidate.mountable);
             Ok(Role::Other)
