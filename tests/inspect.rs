@@ -55,7 +55,7 @@ fn only(tree: TreeFs) -> OperatingSystem {
 }
 
 fn one(candidates: &[Candidate]) -> OperatingSystem {
-    let mut systems = inspect(candidates).unwrap();
+    let mut systems = inspect(candidates).expect("readable candidates");
     assert_eq!(systems.len(), 1, "{systems:?}");
     systems.remove(0)
 }
