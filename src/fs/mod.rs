@@ -87,7 +87,7 @@ pub trait Filesystem: Send + Sync + fmt::Debug {
 pub fn open(device: Arc<dyn BlockDevice>) -> Result<Arc<dyn Filesystem>> {
     let identity = probe(&*device)?;
     match identity.kind {
-        FsKind::Ext2 | FsKind::Ext3 | FsKind::Ext4 => Ok(Arc::new(ext4::Ext4::open(device)?)),
+        FsKind::Ext2 | FsKind::Ext3 | FsKind::Ext4 => ext4::open(device),
         FsKind::Vfat => Ok(Arc::new(fat::Fat::open(device)?)),
         FsKind::Unknown => Err(Error::unsupported("filesystem", "what is on this device (no known signature)")),
         kind => Err(Error::unsupported(kind.name(), "reading")),

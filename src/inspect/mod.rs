@@ -39,6 +39,7 @@ mod network;
 mod operating_system;
 pub mod os_release;
 mod ostree;
+pub mod packages;
 mod reader;
 mod release_files;
 mod services;
@@ -54,6 +55,7 @@ pub use kernels::{Kernel, KernelKind};
 pub use machine_id::MachineId;
 pub use network::{NetworkFile, NetworkKind};
 pub use operating_system::{GuestFilesystem, OperatingSystem};
+pub use packages::{Package, PackageFormat, PackageList, packages};
 pub use reader::Sourced;
 pub use services::{InitSystem, Service, ServiceState};
 pub use ssh::SshHostKey;
@@ -70,10 +72,22 @@ use crate::error::{ErrorKind, Result};
 /// NixOS's current system, from which `/etc` is made at boot.
 const NIXOS_PROFILE: &str = "/nix/var/nix/profiles/system";
 
-/// The operating systems on these filesystems, sorted by their roots' names; none is no error.
+/// The operating systems on these filesystems, sorted by their roots' names; none is no error. A filesystem whose top
+/// directories are broken holds no system that can be found; that is an error when there is no other.
 pub fn inspect(candidates: &[Candidate]) -> Result<Vec<OperatingSystem>> {
     let budget = Budget::new();
-    let roles = candidates.iter().map(|candidate| role(candidate, &budget)).collect::<Result<Vec<_>>>()?;
+    let mut broken = None;
+    let mut roles = Vec::new();
+    for candidate in candidates {
+        roles.push(match candidate::role(candidate, &budget) {
+            Err(error) if !matches!(error.kind(), ErrorKind::Io { .. } | ErrorKind::Cancelled) => {
+                log::debug!("{}: {error}", candidate.mountable);
+                broken.get_or_insert(error.on_device(&candidate.mountable));
+                Role::Other
+            }
+            role => role?,
+        });
+    }
     let devices = Devices::new(candidates);
     let mut systems = Vec::new();
     for (root, role) in candidates.iter().zip(&roles) {
@@ -86,16 +100,8 @@ pub fn inspect(candidates: &[Candidate]) -> Result<Vec<OperatingSystem>> {
         }
     }
     systems.sort_by(|left, right| natural_order(&left.root, &right.root).then_with(|| left.root.cmp(&right.root)));
-    Ok(systems)
-}
-
-/// What a candidate looks like; one whose top directories are broken looks like nothing.
-fn role(candidate: &Candidate, budget: &Budget) -> Result<Role> {
-    match candidate::role(candidate, budget) {
-        Err(error) if !matches!(error.kind(), ErrorKind::Io { .. } | ErrorKind::Cancelled) => {
-            log::debug!("{}: {error}", candidate.mountable);
-            Ok(Role::Other)
-        }
-        result => result,
+    match broken {
+        Some(error) if systems.is_empty() => Err(error),
+        _ => Ok(systems),
     }
 }
