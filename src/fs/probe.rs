@@ -193,7 +193,7 @@ pub fn probe(device: &dyn BlockDevice) -> Result<Identity> {
         }
     }
     if let Some((label, serial)) = fat::identify(device, &head)? {
-        return Ok(Identity::new(FsKind::Vfat, label.unwrap_or_default(), Some(fat_serial(serial))));
+        return Ok(Identity::new(FsKind::Vfat, label.unwrap_or_default(), serial.map(fat_serial)));
     }
     Ok(Identity::bare(FsKind::Unknown))
 }
