@@ -6,6 +6,7 @@
 //!
 //! | layer | is about |
 //! |---|---|
+//! | [`Guestfs`] | the handle over all of it, with libguestfs's calls |
 //! | [`inspect`] | what is installed in a guest |
 //! | [`ops`] | what users ask for: list, find, checksum, download |
 //! | [`fs`] | filesystems inside the guest, paths and mount points |
@@ -17,6 +18,7 @@ pub mod block;
 pub mod bytes;
 mod error;
 pub mod fs;
+mod guestfs;
 pub mod inspect;
 pub mod limits;
 pub mod ops;
@@ -24,3 +26,4 @@ pub mod progress;
 pub mod volume;
 
 pub use error::{Corrupt, Error, ErrorKind, PathProblem, Place, Result};
+pub use guestfs::{DriveOptions, Guestfs, Listed, Stat};

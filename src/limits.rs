@@ -16,8 +16,14 @@ pub const DESCRIPTOR_BYTES: u64 = 1 << 20;
 /// Internal snapshots of one qcow2 image. QEMU's limit.
 pub const SNAPSHOTS: u64 = 65_536;
 
+/// Bytes of the table that describes them. Ours; 65,536 ordinary entries take 6 MiB, QEMU allows 64 MiB.
+pub const SNAPSHOT_TABLE_BYTES: u64 = 8 << 20;
+
 /// Extents of one multi-extent VMDK. Ours.
 pub const VMDK_EXTENTS: u64 = 4_096;
+
+/// Headers in the tar of one OVA. Ours; real ones hold a description, a manifest and a few disks.
+pub const OVA_MEMBERS: u64 = 4_096;
 
 /// Entries of one partition table, and logical partitions in one chain. Ours; GPT tables hold 128, Linux names 256.
 pub const PARTITIONS: u64 = 1_024;
@@ -27,6 +33,15 @@ pub const LVM_METADATA_BYTES: u64 = 16 << 20;
 
 /// Segments of all logical volumes together. Ours.
 pub const LVM_SEGMENTS: u64 = 100_000;
+
+/// Blocks of the log of a journal that was not emptied. Ours; the default of the largest filesystems is 262,144.
+pub const JOURNAL_BLOCKS: u64 = 1 << 20;
+
+/// Bytes of fast commits in a journal. Ours; mke2fs reserves a 64th of the journal, which is 1 GiB at most.
+pub const FAST_COMMIT_BYTES: u64 = 16 << 20;
+
+/// Records of all fast commits in a journal. Ours; a created file takes four.
+pub const FAST_COMMIT_RECORDS: u64 = 1 << 18;
 
 /// Symbolic links followed in one path resolution. The kernel's MAXSYMLINKS.
 pub const SYMLINKS: u32 = 40;
@@ -53,11 +68,43 @@ pub const XATTR_BYTES: u64 = 65_536;
 /// Bytes of one guest file that inspection reads whole (os-release, fstab, unit files).
 pub const INSPECT_FILE_BYTES: u64 = 4 << 20;
 
+/// Entries of one list that inspection makes: names in a directory, users, enabled services. Ours.
+pub const INSPECT_ENTRIES: usize = 65_536;
+
+/// Lines of one guest's fstab that are looked at. Ours.
+pub const FSTAB_ENTRIES: usize = 4_096;
+
+/// Filesystems mounted into one guest's namespace by inspection. Ours.
+pub const INSPECT_MOUNTS: usize = 256;
+
+/// Notes kept about one guest. Ours; more say the same again.
+pub const INSPECT_NOTES: usize = 100;
+
 /// Bytes of one record of a package database (an RPM header blob, a dpkg stanza). RPM's own limit is 256 MiB; ours.
 pub const PACKAGE_RECORD_BYTES: u64 = 16 << 20;
 
+/// Bytes of one package database that is read in parts (rpmdb.sqlite, Packages.db, Packages), and of all its records
+/// together. Ours; a desktop's is 300 MB.
+pub const PACKAGE_DATABASE_BYTES: u64 = 1 << 30;
+
+/// Bytes of an SQLite write-ahead log. Ours; RPM checkpoints at some megabytes.
+pub const PACKAGE_WAL_BYTES: u64 = 256 << 20;
+
+/// Bytes of package databases that are text (dpkg's status, apk's installed, all of pacman's together). Ours; Debian's
+/// status takes 10 MB for several thousand packages.
+pub const PACKAGE_TEXT_BYTES: u64 = 64 << 20;
+
+/// Files of a package database with one for each package. Ours; the whole of Arch Linux is about 15,000 packages.
+pub const PACKAGE_FILES: u64 = 100_000;
+
+/// Bytes of memory for one list of packages. Ours; some 30,000 packages with their descriptions.
+pub const PACKAGE_LIST_BYTES: u64 = 32 << 20;
+
+/// Damaged records of one package database that are passed over before it is given up. Ours.
+pub const PACKAGE_DAMAGE: u64 = 10_000;
+
 /// Packages of one guest. Ours; the whole of Debian is about 100,000.
-pub const PACKAGES: u64 = 1_000_000;
+pub const PACKAGES: u64 = 250_000;
 
 /// `found` if it is within `limit`, else the [`Limit`](crate::ErrorKind::Limit) error that names it.
 pub fn check(what: &'static str, found: u64, limit: u64) -> Result<u64> {

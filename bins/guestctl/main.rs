@@ -1,1 +1,22 @@
-fn main() {}
+//! `guestctl`: look inside guest disk images.
+//!
+//! Arguments are parsed (`args`), one function per subcommand does the work through the library's public API (`cmd`),
+//! and what went wrong becomes a message, a hint and an exit code (`exit`). Standard output is data; everything else
+//! goes to standard error.
+
+mod args;
+mod cmd;
+mod exit;
+mod print;
+mod progress;
+mod record;
+mod session;
+
+use clap::Parser;
+
+fn main() -> std::process::ExitCode {
+    let args = args::Args::parse();
+    let level = if args.verbose { log::LevelFilter::Debug } else { log::LevelFilter::Warn };
+    env_logger::Builder::new().filter_level(level).parse_env("GUESTCTL_LOG").format_timestamp(None).init();
+    exit::report(cmd::run(args))
+}

@@ -7,11 +7,13 @@ use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
+/// Shards at most, and entries that make another one worth while.
 const SHARDS: usize = 16;
+const PER_SHARD: usize = 4;
 
 /// A bounded, shared cache. Values should be cheap to clone (an `Arc`).
 pub struct Lru<K, V> {
-    shards: [Mutex<Shard<K, V>>; SHARDS],
+    shards: Vec<Mutex<Shard<K, V>>>,
     per_shard: usize,
     hasher: RandomState,
 }
@@ -29,19 +31,21 @@ struct Slot<K, V> {
 }
 
 impl<K: Hash + Eq + Clone, V: Clone> Lru<K, V> {
-    /// A cache of at most about `capacity` entries (rounded up to a multiple of the shard count).
+    /// A cache of at most `capacity` entries, but always of one.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
         let shard = || Mutex::new(Shard { index: HashMap::new(), slots: Vec::new(), hand: 0 });
+        // A shard of very few entries would evict one of two neighbours while others stand empty.
+        let shards = (capacity / PER_SHARD).clamp(1, SHARDS);
         Self {
-            shards: std::array::from_fn(|_| shard()),
-            per_shard: capacity.div_ceil(SHARDS).max(1),
+            shards: std::iter::repeat_with(shard).take(shards).collect(),
+            per_shard: capacity.checked_div(shards).unwrap_or(0).max(1),
             hasher: RandomState::new(),
         }
     }
 
     fn shard(&self, key: &K) -> Option<std::sync::MutexGuard<'_, Shard<K, V>>> {
-        let shard = crate::bytes::to_usize(self.hasher.hash_one(key)).checked_rem(SHARDS)?;
+        let shard = crate::bytes::to_usize(self.hasher.hash_one(key)).checked_rem(self.shards.len())?;
         Some(self.shards.get(shard)?.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -96,7 +100,7 @@ impl<K: Hash + Eq + Clone, V: Clone> Lru<K, V> {
 
 impl<K, V> std::fmt::Debug for Lru<K, V> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Lru(at most {} entries)", self.per_shard.saturating_mul(SHARDS))
+        write!(f, "Lru(at most {} entries)", self.per_shard.saturating_mul(self.shards.len()))
     }
 }
 
@@ -114,6 +118,18 @@ mod tests {
         }
         let kept = (0..10_000u64).filter(|key| cache.get(key).is_some()).count();
         assert!(kept <= 64, "{kept} entries");
+    }
+
+    #[test]
+    fn a_small_cache_holds_as_many_as_it_says() {
+        for capacity in [0usize, 1, 3, 4, 9] {
+            let cache = Lru::new(capacity);
+            for key in 0..100 {
+                cache.insert(key, key);
+            }
+            let kept = (0..100).filter(|key| cache.get(key).is_some()).count();
+            assert_eq!(kept, (capacity.max(1) / 4 * 4).max(capacity.clamp(1, 3)), "capacity {capacity}");
+        }
     }
 
     #[test]

@@ -20,7 +20,8 @@ pub struct OpenOptions {
     pub format: Option<ImageFormat>,
     /// Who may open files that the image names.
     pub gate: Arc<dyn OpenGate>,
-    /// Read this internal snapshot (its name, else its id) and not the active state.
+    /// Read this internal snapshot (its name, else its id) and not the active state; in an OVA, this disk (its member's
+    /// name or its diskId) and not the first.
     pub snapshot: Option<String>,
 }
 
@@ -50,18 +51,22 @@ pub(crate) struct OpenContext<'a> {
     pub depth: u64,
     /// Whether references are opened at all; `info` reads headers and follows nothing.
     pub follow: bool,
-    /// The internal snapshot to read.
+    /// The internal snapshot to read, or the disk of an OVA.
     pub snapshot: Option<&'a str>,
 }
 
 impl OpenContext<'_> {
     /// The disk in the image that this one names (a backing file), in the stated or probed format.
     pub(crate) fn open_image(&self, reference: &Reference) -> Result<Arc<dyn BlockDevice>> {
+        Ok(self.open_referenced(reference)?.device)
+    }
+
+    /// The image that this one names, with its facts.
+    pub(crate) fn open_referenced(&self, reference: &Reference) -> Result<Image> {
         let (file, path) = self.open_file(reference)?;
         let depth = self.depth.saturating_add(1);
         let context = OpenContext { path: &path, gate: self.gate, depth, follow: true, snapshot: None };
-        let image = open_format(Arc::new(file), reference.format, &context);
-        Ok(image.map_err(|error| error.in_image(path.display()))?.device)
+        open_format(Arc::new(file), reference.format, &context).map_err(|error| error.in_image(path.display()))
     }
 
     /// The bytes of the file that this image names, as they are (a data file, a VMDK extent).
@@ -72,7 +77,8 @@ impl OpenContext<'_> {
     }
 }
 
-/// Opens the image at `path`. `path#name` opens the internal snapshot `name` when no file of that whole name exists.
+/// Opens the image at `path`. `path#name` opens the internal snapshot, or the disk of an OVA, of that name when no file of
+/// the whole name exists.
 pub fn open(path: &Path, options: &OpenOptions) -> Result<Image> {
     open_path(path, options, true)
 }
@@ -118,7 +124,7 @@ pub(crate) fn open_format(
         None => probe(&file)?,
     };
     log::debug!("{}: {format}{}", context.path.display(), if probed { " (probed)" } else { "" });
-    if context.snapshot.is_some() && format != ImageFormat::Qcow2 {
+    if context.snapshot.is_some() && !matches!(format, ImageFormat::Qcow2 | ImageFormat::Ova) {
         return Err(Error::unsupported(format.name(), "internal snapshots"));
     }
     let filename = context.path.display().to_string();

@@ -98,6 +98,31 @@ impl Timestamp {
     pub fn total_nanoseconds(self) -> i128 {
         i128::from(self.seconds).saturating_mul(1_000_000_000).saturating_add(i128::from(self.nanoseconds))
     }
+
+    /// `2026-01-31 23:59`, UTC.
+    #[must_use]
+    pub fn minute(self) -> String {
+        let day = self.seconds.div_euclid(86_400);
+        let second = self.seconds.rem_euclid(86_400);
+        let (year, month, day) = civil(day);
+        format!("{year:04}-{month:02}-{day:02} {:02}:{:02}", second / 3600, second / 60 % 60)
+    }
+}
+
+/// Year, month and day of a day counted from 1970-01-01, in the proleptic Gregorian calendar: years are taken to begin in
+/// March, so that the leap day is the last, and 400 of them are 146,097 days.
+fn civil(day: i64) -> (i64, i64, i64) {
+    let shifted = day.saturating_add(719_468);
+    let (era, of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
+    let leap_days = (of_era / 1_460).saturating_sub(of_era / 36_524).saturating_add(of_era / 146_096);
+    let year_of_era = of_era.saturating_sub(leap_days) / 365;
+    let before = year_of_era.saturating_mul(365).saturating_add(year_of_era / 4).saturating_sub(year_of_era / 100);
+    let day_of_year = of_era.saturating_sub(before);
+    let from_march = day_of_year.saturating_mul(5).saturating_add(2) / 153;
+    let day = day_of_year.saturating_sub(from_march.saturating_mul(153).saturating_add(2) / 5).saturating_add(1);
+    let month = if from_march < 10 { from_march.saturating_add(3) } else { from_march.saturating_sub(9) };
+    let year = year_of_era.saturating_add(era.saturating_mul(400)).saturating_add(i64::from(month <= 2));
+    (year, month, day)
 }
 
 /// A device number as `stat(2)` splits it.
@@ -178,4 +203,20 @@ pub struct StatFs {
     pub files_free: u64,
     /// The longest name in bytes.
     pub name_max: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_become_dates() {
+        let minute = |seconds| Timestamp { seconds, nanoseconds: 0 }.minute();
+        assert_eq!(minute(0), "1970-01-01 00:00");
+        assert_eq!(minute(951_782_399), "2000-02-28 23:59");
+        assert_eq!(minute(951_868_799), "2000-02-29 23:59");
+        assert_eq!(minute(-1), "1969-12-31 23:59");
+        assert_eq!(minute(4_102_444_800), "2100-01-01 00:00");
+        assert_eq!(minute(-2_147_483_648), "1901-12-13 20:45");
+    }
 }

@@ -15,6 +15,7 @@ mod mounts;
 mod path;
 mod probe;
 mod resolve;
+mod subroot;
 
 use std::fmt;
 use std::ops::ControlFlow;
@@ -25,6 +26,7 @@ pub use mounts::{Mount, MountTable};
 pub use path::GuestPath;
 pub use probe::{FsKind, Identity, probe};
 pub use resolve::{Follow, Location};
+pub use subroot::SubRoot;
 
 use crate::block::BlockDevice;
 use crate::error::{Error, Result};
@@ -85,7 +87,7 @@ pub trait Filesystem: Send + Sync + fmt::Debug {
 pub fn open(device: Arc<dyn BlockDevice>) -> Result<Arc<dyn Filesystem>> {
     let identity = probe(&*device)?;
     match identity.kind {
-        FsKind::Ext2 | FsKind::Ext3 | FsKind::Ext4 => Ok(Arc::new(ext4::Ext4::open(device)?)),
+        FsKind::Ext2 | FsKind::Ext3 | FsKind::Ext4 => ext4::open(device),
         FsKind::Vfat => Ok(Arc::new(fat::Fat::open(device)?)),
         FsKind::Unknown => Err(Error::unsupported("filesystem", "what is on this device (no known signature)")),
         kind => Err(Error::unsupported(kind.name(), "reading")),

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use crate::block::{BlockDevice, read_vec};
-use crate::bytes::to_usize;
+use crate::bytes::{to_u64, to_usize};
 use crate::error::{Error, Result};
 use crate::fs::{FileType, Follow, GuestPath, Location, Metadata, MountTable};
 use crate::limits;
@@ -88,17 +88,31 @@ impl<'a> Guest<'a> {
         Ok(self.read(path)?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
     }
 
+    /// The first `len` bytes of the regular file at `path`, fewer when it is shorter.
+    pub fn head(&self, path: &str, len: usize) -> Result<Option<Vec<u8>>> {
+        let Some(file) = self.open(path)? else { return Ok(None) };
+        let bytes = read_vec(&file, 0, len.min(to_usize(file.size())));
+        bytes.map(Some).map_err(|error: Error| error.at_path(path.as_bytes()))
+    }
+
     /// The names in the directory at `path`, sorted; empty when it is none. Names that are not UTF-8 are left out: no
-    /// file that inspection looks for has one.
+    /// file that inspection looks for has one. More than [`limits::INSPECT_ENTRIES`] names are an error.
     pub fn list(&self, path: &str) -> Result<Vec<String>> {
         let mut names = Vec::new();
+        let mut seen = 0usize;
         if let Some(location) = self.locate(path)?
             && location.metadata()?.file_type == FileType::Dir
         {
-            location.fs.read_dir(location.inode, &mut |entry| {
+            let visited = location.fs.read_dir(location.inode, &mut |entry| {
+                seen = seen.saturating_add(1);
+                if seen > limits::INSPECT_ENTRIES {
+                    let limit = to_u64(limits::INSPECT_ENTRIES);
+                    return Err(Error::limit("names in an inspected directory", limit, to_u64(seen)));
+                }
                 names.extend(String::from_utf8(entry.name));
                 Ok(ControlFlow::Continue(()))
-            })?;
+            });
+            visited.map_err(|error| error.at_path(path.as_bytes()))?;
         }
         names.sort();
         Ok(names)

@@ -1,1 +1,18 @@
-//! Things users ask for: each one file, one entry function, one options struct.
+//! Things users ask for: each one file, one entry function, one options struct where there is something to choose.
+//!
+//! There is one walk ([`walk()`]); whatever looks at many files is an [`EntrySink`]. Parallel work starts here and above,
+//! never below, on the rayon pool that the caller is in; what comes out never depends on the number of threads.
+
+mod checksum;
+mod download;
+mod find;
+mod glob;
+mod long;
+mod walk;
+
+pub use checksum::{Algorithm, checksum};
+pub use download::{download, write_to};
+pub use find::{find, find0};
+pub use glob::glob_expand;
+pub use long::{Owners, Row, long_listing, long_row};
+pub use walk::{Entry, EntrySink, Flow, walk};

@@ -1,0 +1,85 @@
+//! The command line, as clap derives it. Completions and man pages come from these definitions too.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand};
+use guestctl::block::ImageFormat;
+
+use crate::cmd;
+
+/// Look inside guest disk images: no root, no virtual machine, no mount.
+#[derive(Debug, Parser)]
+#[command(name = "guestctl", version, propagate_version = true, disable_help_subcommand = true, after_help = EXIT_CODES)]
+pub struct Args {
+    /// Say what is done, on standard error.
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 system error, 2 usage, 3 parts unreadable, 4 limit or space, 5 refused by policy, \
+                          7 unsupported, 8 corrupt image, 9 not found in the guest, 130 cancelled.";
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Say what is installed in a guest.
+    Inspect(cmd::inspect::Inspect),
+    /// List filesystems, partitions and logical volumes.
+    Filesystems(cmd::filesystems::Filesystems),
+    /// List a guest directory.
+    Ls(cmd::ls::Ls),
+    /// Print guest files.
+    Cat(cmd::cat::Cat),
+    /// Find paths in a guest.
+    Find(cmd::find::Find),
+    /// Show what is known of guest paths.
+    Stat(cmd::stat::Stat),
+    /// Copy a guest file or device out.
+    Download(cmd::download::Download),
+    /// Show the free space of a guest's filesystems.
+    Df(cmd::df::Df),
+    /// Show what an image file says about itself.
+    Info(cmd::info::Info),
+    /// Print a shell's completions.
+    Completions(cmd::completions::Completions),
+    /// Write the man pages.
+    Man(cmd::man::Man),
+    /// Print the version.
+    Version(cmd::version::Version),
+}
+
+/// Which images, and how to open them.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct ImageArgs {
+    /// The image: raw, qcow2, vmdk or ova; `disk.qcow2#name` reads an internal snapshot.
+    #[arg(value_name = "IMAGE")]
+    pub image: PathBuf,
+    /// A further drive of the same guest; repeatable.
+    #[arg(short = 'a', long = "add", value_name = "IMAGE")]
+    pub more: Vec<PathBuf>,
+    /// The format of the images; without it the format is probed.
+    #[arg(short = 'f', long = "input-format", value_name = "FORMAT", value_parser = format)]
+    pub format: Option<ImageFormat>,
+    /// Open files that the image names (backing files, extents) if they lie in or below this directory; repeatable.
+    #[arg(long, value_name = "DIR")]
+    pub allow_backing: Vec<PathBuf>,
+    /// Open files that the image names if they lie in the image's own directory.
+    #[arg(long, conflicts_with = "allow_backing")]
+    pub allow_same_dir: bool,
+}
+
+/// Images, and what to mount from them.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct GuestArgs {
+    #[command(flatten)]
+    pub images: ImageArgs,
+    /// Mount this and do not inspect: a device, and where if not at /; repeatable.
+    #[arg(short, long = "mount", value_name = "DEV[:MOUNTPOINT]", action = ArgAction::Append)]
+    pub mount: Vec<String>,
+}
+
+fn format(name: &str) -> Result<ImageFormat, String> {
+    name.parse().map_err(|_| format!("known formats: {}", ImageFormat::ALL.map(ImageFormat::name).join(", ")))
+}

@@ -1,0 +1,116 @@
+//! `guestctl info`: what `qemu-img info` says, with the same JSON keys.
+
+use std::io::Write;
+
+use clap::{Args, ValueEnum};
+use guestctl::block::{FormatSpecific, ImageInfo, OpenOptions};
+use guestctl::bytes::escape;
+
+use crate::args::ImageArgs;
+use crate::exit::Outcome;
+use crate::print;
+
+/// Show what an image file says about itself. Nothing that it names is opened.
+#[derive(Debug, Args)]
+pub struct Info {
+    #[command(flatten)]
+    images: ImageArgs,
+    /// Print JSON with the keys of qemu-img.
+    #[arg(long)]
+    json: bool,
+    /// The same choice in qemu-img's words.
+    #[arg(long, value_enum, default_value_t = Output::Human, conflicts_with = "json")]
+    output: Output,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Human,
+    Json,
+}
+
+impl Info {
+    pub fn run(self) -> Outcome {
+        let options = OpenOptions { format: self.images.format, gate: self.images.gate()?, snapshot: None };
+        let info = ImageInfo::read(&self.images.image, &options)?;
+        if self.json || self.output == Output::Json {
+            return Ok(print::json(&info)?);
+        }
+        let mut out = print::stdout()?;
+        let probed = if info.probed { " (probed)" } else { "" };
+        writeln!(out, "image: {}", escape(info.filename.as_bytes()))?;
+        writeln!(out, "file format: {}{probed}", info.format)?;
+        writeln!(out, "virtual size: {} ({} bytes)", print::human(info.virtual_size), info.virtual_size)?;
+        if let Some(size) = info.actual_size {
+            writeln!(out, "disk size: {}", print::human(size))?;
+        }
+        if info.encrypted {
+            writeln!(out, "encrypted: yes")?;
+        }
+        if let Some(size) = info.cluster_size {
+            writeln!(out, "cluster_size: {size}")?;
+        }
+        if let Some(name) = &info.backing_filename {
+            writeln!(out, "backing file: {}", escape(name.as_bytes()))?;
+        }
+        if let Some(format) = &info.backing_filename_format {
+            writeln!(out, "backing file format: {}", escape(format.as_bytes()))?;
+        }
+        if !info.snapshots.is_empty() {
+            writeln!(out, "snapshots:")?;
+            for snapshot in &info.snapshots {
+                let taken = guestctl::fs::Timestamp { seconds: snapshot.date_sec as i64, nanoseconds: 0 }.minute();
+                writeln!(out, "    {}  {}  {taken}", escape(snapshot.id.as_bytes()), escape(snapshot.name.as_bytes()))?;
+            }
+        }
+        specific(&mut out, &info)?;
+        Ok(out.flush()?)
+    }
+}
+
+/// What only one format has, as indented lines.
+fn specific(out: &mut impl Write, info: &ImageInfo) -> Outcome {
+    match &info.format_specific {
+        Some(FormatSpecific::Qcow2 {
+            compat,
+            compression_type,
+            refcount_bits,
+            corrupt,
+            extended_l2,
+            data_file,
+            lazy_refcounts,
+            ..
+        }) => {
+            writeln!(
+                out,
+                "format specific information:\n    compat: {compat}\n    compression type: {compression_type}"
+            )?;
+            writeln!(out, "    refcount bits: {refcount_bits}")?;
+            for (name, value) in
+                [("lazy refcounts", lazy_refcounts), ("corrupt", corrupt), ("extended l2", extended_l2)]
+            {
+                if let Some(value) = value {
+                    writeln!(out, "    {name}: {value}")?;
+                }
+            }
+            if let Some(name) = data_file {
+                writeln!(out, "    data file: {}", escape(name.as_bytes()))?;
+            }
+        }
+        Some(FormatSpecific::Vmdk { create_type, cid, parent_cid, extents }) => {
+            writeln!(out, "format specific information:\n    cid: {cid}\n    parent cid: {parent_cid}")?;
+            writeln!(out, "    create type: {}\n    extents:", escape(create_type.as_bytes()))?;
+            for extent in extents {
+                writeln!(
+                    out,
+                    "        {} {} {} bytes",
+                    escape(extent.filename.as_bytes()),
+                    extent.format,
+                    extent.virtual_size
+                )?;
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}

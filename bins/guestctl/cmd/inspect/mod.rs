@@ -1,0 +1,64 @@
+//! `guestctl inspect`: what is installed, as text for people, JSON (schema beside this file), YAML or virt-inspector's
+//! XML.
+
+mod report;
+mod text;
+mod xml;
+
+use std::io::Write;
+
+use clap::Args;
+use report::Report;
+
+use crate::args::ImageArgs;
+use crate::exit::Outcome;
+use crate::print;
+
+/// The JSON Schema of `inspect --json`.
+const SCHEMA: &str = include_str!("schema.json");
+
+/// Say what is installed in a guest: system, hostname, mountpoints, kernels, services, users, packages.
+#[derive(Debug, Args)]
+pub struct Inspect {
+    #[command(flatten)]
+    images: ImageArgs,
+    /// Print JSON; --schema prints its JSON Schema.
+    #[arg(long, group = "form")]
+    json: bool,
+    /// Print XML in virt-inspector's schema.
+    #[arg(long, group = "form")]
+    xml: bool,
+    /// Print YAML with the fields of the JSON.
+    #[arg(long, group = "form")]
+    yaml: bool,
+    /// Print the JSON Schema of --json and do nothing else (IMAGE is not opened).
+    #[arg(long, group = "form")]
+    schema: bool,
+    /// Leave the installed packages out.
+    #[arg(long)]
+    no_applications: bool,
+}
+
+impl Inspect {
+    pub fn run(self) -> Outcome {
+        if self.schema {
+            return Ok(print::stdout()?.write_all(SCHEMA.as_bytes())?);
+        }
+        let g = self.images.launch()?;
+        let systems = g.operating_systems()?;
+        let packages = |root: &str| if self.no_applications { Ok(None) } else { g.inspect_packages(root).map(Some) };
+        let report = Report::new(&self.images.image, &g.image_info()?, &systems, packages)?;
+        if self.json {
+            return Ok(print::json(&report)?);
+        }
+        let mut out = print::stdout()?;
+        if self.xml {
+            xml::write(&mut out, &report)?;
+        } else if self.yaml {
+            serde_norway::to_writer(&mut out, &report).map_err(std::io::Error::other)?;
+        } else {
+            text::write(&mut out, &report)?;
+        }
+        Ok(out.flush()?)
+    }
+}

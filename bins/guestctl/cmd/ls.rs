@@ -1,0 +1,191 @@
+//! `guestctl ls`: names, long listings as `ls -l` has them, or one JSON line per path.
+
+use std::io::Write;
+use std::ops::ControlFlow;
+
+use clap::Args;
+use guestctl::bytes::escape;
+use guestctl::fs::{FileType, Follow, GuestPath, Location, Metadata, MountTable};
+use guestctl::ops::{self, Algorithm, Entry, EntrySink, Flow, Owners};
+use guestctl::progress::Silent;
+use guestctl::{Error, Result};
+use rayon::prelude::*;
+
+use crate::args::GuestArgs;
+use crate::exit::{Failure, Outcome};
+use crate::print;
+use crate::record::Record;
+
+/// List a guest directory. Hidden files are listed too; control characters in names are escaped.
+#[derive(Debug, Args)]
+pub struct Ls {
+    /// One line per entry: mode, links, owner, group, size, time (UTC), name.
+    #[arg(short = 'l', long)]
+    long: bool,
+    /// Everything below, too.
+    #[arg(short = 'R', long)]
+    recursive: bool,
+    /// One JSON object per line; with -R the directory itself comes first.
+    #[arg(long)]
+    json: bool,
+    /// With --json: the digest of each regular file, under the algorithm's name; repeatable.
+    #[arg(long, value_name = "ALG", requires = "json")]
+    checksum: Vec<Algorithm>,
+    #[command(flatten)]
+    guest: GuestArgs,
+    /// The directory, or a file.
+    #[arg(value_name = "PATH", default_value = "/")]
+    path: String,
+}
+
+/// Entries that are digested at once, on all cores.
+const BATCH: usize = 256;
+
+impl Ls {
+    pub fn run(self) -> Outcome {
+        let g = self.guest.mounted()?;
+        let mounts = g.mount_table()?;
+        let start = mounts.resolve(&GuestPath::parse(&self.path)?, Follow::Links)?;
+        if self.json {
+            return self.json_lines(&mounts, &start);
+        }
+        let mut out = print::stdout()?;
+        let owners = if self.long { Owners::read(&mounts) } else { Owners::default() };
+        let metadata = start.metadata()?;
+        if metadata.file_type != FileType::Dir {
+            let name = escape(start.path.as_bytes());
+            write_listing(&mut out, &[(start, metadata, name)], self.long, &owners)?;
+            return Ok(out.flush()?);
+        }
+        let mut pending = vec![start];
+        let mut seen = std::collections::HashSet::new();
+        while let Some(directory) = pending.pop() {
+            if !seen.insert((directory.mount, directory.inode)) {
+                let error =
+                    Error::corrupt("filesystem", "directory entry", 0, "a second way to a directory", "one parent");
+                return Err(error.at_path(directory.path.as_bytes()).into());
+            }
+            let entries = entries(&mounts, &directory)?;
+            if self.recursive {
+                let blank = if seen.len() > 1 { "\n" } else { "" };
+                writeln!(out, "{blank}{}:", directory.path)?;
+                let below = entries.iter().filter(|(_, metadata, _)| metadata.file_type == FileType::Dir);
+                pending.extend(below.rev().map(|(location, ..)| location.clone()));
+            }
+            write_listing(&mut out, &entries, self.long, &owners)?;
+        }
+        Ok(out.flush()?)
+    }
+
+    fn json_lines(&self, mounts: &MountTable, start: &Location) -> Outcome {
+        let mut lines = Lines {
+            out: print::stdout()?,
+            batch: Vec::new(),
+            algorithms: &self.checksum,
+            recursive: self.recursive,
+            failure: None,
+        };
+        let walked = ops::walk(mounts, start, &mut lines);
+        if let Some(failure) = lines.failure.take() {
+            return Err(failure);
+        }
+        walked?;
+        lines.finish()
+    }
+}
+
+type Listed = (Location, Metadata, String);
+
+fn entries(mounts: &MountTable, directory: &Location) -> Result<Vec<Listed>> {
+    let mut names = Vec::new();
+    directory.fs.read_dir(directory.inode, &mut |entry| {
+        names.push((entry.name, entry.inode));
+        Ok(ControlFlow::Continue(()))
+    })?;
+    names.sort_unstable();
+    let listed = |(name, inode): (Vec<u8>, u64)| {
+        let path = directory.path.join(&name);
+        let location = mounts.cross(Location { inode, path, ..directory.clone() });
+        let metadata = location.metadata()?;
+        Ok((location, metadata, escape(&name)))
+    };
+    names.into_iter().map(listed).collect()
+}
+
+fn write_listing(out: &mut impl Write, entries: &[Listed], long: bool, owners: &Owners) -> Outcome {
+    if long {
+        let row = |(location, metadata, name): &Listed| ops::long_row(location, metadata, owners, name);
+        let rows = entries.iter().map(row).collect::<Result<Vec<_>>>()?;
+        out.write_all(ops::long_listing(&rows).as_bytes())?;
+    } else {
+        for (.., name) in entries {
+            writeln!(out, "{name}")?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes the walk as JSON lines; digests are computed in batches on all cores and written in the walk's order.
+struct Lines<'a, W: Write> {
+    out: W,
+    batch: Vec<(Location, Record)>,
+    algorithms: &'a [Algorithm],
+    recursive: bool,
+    failure: Option<Failure>,
+}
+
+impl<W: Write + Send> Lines<'_, W> {
+    fn write_batch(&mut self) -> Outcome {
+        if !self.algorithms.is_empty() {
+            let algorithms = self.algorithms;
+            self.batch.par_iter_mut().try_for_each(|(location, record)| digest(location, record, algorithms))?;
+        }
+        for (_, record) in self.batch.drain(..) {
+            serde_json::to_writer(&mut self.out, &record).map_err(std::io::Error::from)?;
+            self.out.write_all(b"\n")?;
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Outcome {
+        self.write_batch()?;
+        Ok(self.out.flush()?)
+    }
+}
+
+/// Adds a regular file's digests to its record.
+fn digest(location: &Location, record: &mut Record, algorithms: &[Algorithm]) -> Result<()> {
+    if record.file_type != FileType::File {
+        return Ok(());
+    }
+    let at_path = |error: Error| error.at_path(location.path.as_bytes());
+    let content = location.fs.open(location.inode).map_err(at_path)?;
+    for &algorithm in algorithms {
+        let digest = ops::checksum(&content, algorithm, &Silent).map_err(at_path)?;
+        record.digests.insert(algorithm.name().to_owned(), digest.into());
+    }
+    Ok(())
+}
+
+impl<W: Write + Send> EntrySink for Lines<'_, W> {
+    fn entry(&mut self, entry: &Entry<'_>) -> Result<Flow> {
+        let is_start = entry.relative.is_empty();
+        let is_dir = entry.metadata.file_type == FileType::Dir;
+        if !is_start || !is_dir || self.recursive {
+            let record = Record::new(
+                entry.location.path.as_bytes(),
+                entry.metadata,
+                entry.read_link()?.as_deref(),
+                &entry.xattrs()?,
+            );
+            self.batch.push((entry.location.clone(), record));
+        }
+        if self.batch.len() >= BATCH
+            && let Err(failure) = self.write_batch()
+        {
+            self.failure = Some(failure);
+            return Ok(Flow::Stop);
+        }
+        Ok(if is_start || self.recursive { Flow::Continue } else { Flow::Skip })
+    }
+}

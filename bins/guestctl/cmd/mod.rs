@@ -1,0 +1,35 @@
+//! One file per subcommand.
+
+pub mod cat;
+pub mod completions;
+pub mod df;
+pub mod download;
+pub mod filesystems;
+pub mod find;
+pub mod info;
+pub mod inspect;
+pub mod ls;
+pub mod man;
+pub mod stat;
+pub mod version;
+
+use crate::args::{Args, Command};
+use crate::exit::Outcome;
+
+/// Runs what was asked for.
+pub fn run(args: Args) -> Outcome {
+    match args.command {
+        Command::Inspect(command) => command.run(),
+        Command::Filesystems(command) => command.run(),
+        Command::Ls(command) => command.run(),
+        Command::Cat(command) => command.run(),
+        Command::Find(command) => command.run(),
+        Command::Stat(command) => command.run(),
+        Command::Download(command) => command.run(),
+        Command::Df(command) => command.run(),
+        Command::Info(command) => command.run(),
+        Command::Completions(command) => command.run(),
+        Command::Man(command) => command.run(),
+        Command::Version(command) => command.run(),
+    }
+}

@@ -1,0 +1,52 @@
+//! From an outcome to an exit code: 0 ok, else the library's codes; a closed pipe is success.
+
+use std::io;
+use std::process::ExitCode;
+
+/// Why a command did not finish.
+#[derive(Debug)]
+pub enum Failure {
+    /// The library's answer.
+    Guest(guestctl::Error),
+    /// Standard output could not be written.
+    Output(io::Error),
+}
+
+impl From<guestctl::Error> for Failure {
+    fn from(error: guestctl::Error) -> Self {
+        Self::Guest(error)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Output(error)
+    }
+}
+
+/// What every command returns.
+pub type Outcome = Result<(), Failure>;
+
+/// Prints what went wrong and picks the exit code.
+pub fn report(outcome: Outcome) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(Failure::Output(error)) => {
+            complain(&format!("cannot write to standard output: {error}"), None);
+            ExitCode::FAILURE
+        }
+        Err(Failure::Guest(error)) => {
+            complain(&error.to_string(), error.hint());
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+#[allow(clippy::print_stderr, reason = "this is where messages for people are printed")]
+fn complain(message: &str, hint: Option<&str>) {
+    eprintln!("guestctl: error: {message}");
+    if let Some(hint) = hint {
+        eprintln!("hint: {hint}");
+    }
+}

@@ -1,0 +1,79 @@
+//! From arguments to a launched handle, with the guest's filesystems mounted where the command needs them.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use guestctl::block::{AllowDirectories, DenyAll, OpenGate, SameDirectory};
+use guestctl::{DriveOptions, Error, Guestfs, Result};
+
+use crate::args::{GuestArgs, ImageArgs};
+
+impl ImageArgs {
+    /// The gate that the options ask for.
+    pub fn gate(&self) -> Result<Arc<dyn OpenGate>> {
+        Ok(if self.allow_same_dir {
+            Arc::new(SameDirectory)
+        } else if self.allow_backing.is_empty() {
+            Arc::new(DenyAll)
+        } else {
+            Arc::new(AllowDirectories::new(self.allow_backing.iter().cloned())?)
+        })
+    }
+
+    /// All images as drives, launched; nothing is mounted.
+    pub fn launch(&self) -> Result<Guestfs> {
+        let g = Guestfs::new()?;
+        let gate = self.gate()?;
+        for path in std::iter::once(&self.image).chain(&self.more) {
+            let options = DriveOptions { format: self.format, gate: gate.clone(), ..DriveOptions::default() };
+            g.add_drive_with(path, options)?;
+        }
+        g.launch()?;
+        Ok(g)
+    }
+}
+
+impl GuestArgs {
+    /// The image's path, for messages.
+    pub fn image(&self) -> &Path {
+        &self.images.image
+    }
+
+    /// Launched, and mounted as `-m` says; else as the guest itself would; else the only filesystem there is.
+    pub fn mounted(&self) -> Result<Guestfs> {
+        let g = self.images.launch()?;
+        if !self.mount.is_empty() {
+            for mount in &self.mount {
+                let (device, mountpoint) = mount.split_once(':').unwrap_or((mount, "/"));
+                g.mount_ro(device, mountpoint)?;
+            }
+            return Ok(g);
+        }
+        match &g.inspect_os()?[..] {
+            [root] => g.mount_inspected(root)?,
+            [] => mount_only_filesystem(&g).map_err(|error| error.in_image(self.image().display()))?,
+            roots => {
+                let message = format!("there are {} operating systems: {}", roots.len(), roots.join(", "));
+                return Err(Error::invalid(message)
+                    .in_image(self.image().display())
+                    .with_hint("choose one with -m DEV"));
+            }
+        }
+        Ok(g)
+    }
+}
+
+fn mount_only_filesystem(g: &Guestfs) -> Result<()> {
+    let found = g.list_filesystems()?;
+    let candidates: Vec<_> = found.iter().filter(|(_, kind)| !matches!(kind.as_str(), "swap" | "unknown")).collect();
+    match candidates[..] {
+        [(device, _)] => g.mount_ro(device, "/"),
+        [] => Err(Error::invalid("there is no operating system and no filesystem on the disk")
+            .with_hint("guestctl filesystems shows what was found; state the format (-f) if it was probed wrongly")),
+        _ => {
+            let names: Vec<_> = candidates.iter().map(|(device, kind)| format!("{device} ({kind})")).collect();
+            Err(Error::invalid(format!("there is no operating system, and several filesystems: {}", names.join(", ")))
+                .with_hint("choose with -m DEV[:MOUNTPOINT]"))
+        }
+    }
+}

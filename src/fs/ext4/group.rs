@@ -1,0 +1,138 @@
+//! Block group descriptors: where each group's inode table lies.
+//!
+//! | offset | size | field |
+//! |---|---|---|
+//! | 0x08, 0x28 | 4+4 | bg_inode_table |
+//! | 0x0c, 0x2c | 2+2 | bg_free_blocks_count, in clusters |
+//! | 0x0e, 0x2e | 2+2 | bg_free_inodes_count |
+//! | 0x12 | 2 | bg_flags |
+//! | 0x1e | 2 | bg_checksum: low half of the crc32c (metadata_csum) or crc16 (uninit_bg) |
+//!
+//! The upper halves exist when s_desc_size ≥ 64. The table follows the superblock, or, with meta_bg, each of its blocks
+//! lies in the group it describes. Source: kernel documentation, sections "Block Group Descriptors" and "Meta Block
+//! Groups". A descriptor with a wrong checksum is refused; the kernel refuses it too when it mounts for writing.
+
+use super::checksum::extend;
+use super::features::*;
+use super::superblock::Superblock;
+use crate::block::BlockDevice;
+use crate::bytes::{Record, join_u64, low_u16, to_u64};
+use crate::error::Result;
+
+/// One group's descriptor.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct GroupDescriptor {
+    /// The first block of the group's inode table.
+    pub inode_table: u64,
+    /// Where the descriptor says so.
+    pub offset: u64,
+    pub free_clusters: u32,
+    pub free_inodes: u32,
+}
+
+impl GroupDescriptor {
+    /// Reads and checks the descriptor of `group`, which must be below the group count.
+    pub(super) fn read(device: &dyn BlockDevice, superblock: &Superblock, group: u32) -> Result<Self> {
+        let offset = offset_of(superblock, group)?;
+        let mut buffer = [0u8; 1024];
+        let size = usize::from(superblock.desc_size);
+        let bytes = buffer.get_mut(..size).unwrap_or_default();
+        device.read_exact_at(bytes, offset)?;
+        Self::parse(&Record::new("ext4", bytes, offset), superblock, group)
+    }
+
+    fn parse(record: &Record<'_>, superblock: &Superblock, group: u32) -> Result<Self> {
+        verify(record, superblock, group)?;
+        let wide = superblock.desc_size >= 64;
+        let high16 = |at: usize| if wide { record.le16(at).map(u32::from) } else { Ok(0) };
+        let inode_table = join_u64(if wide { record.le32(0x28)? } else { 0 }, record.le32(0x8)?);
+        Ok(Self {
+            inode_table,
+            offset: record.offset,
+            free_clusters: u32::from(record.le16(0xc)?) | high16(0x2c)? << 16,
+            free_inodes: u32::from(record.le16(0xe)?) | high16(0x2e)? << 16,
+        })
+    }
+}
+
+/// The byte offset of a group's descriptor.
+fn offset_of(superblock: &Superblock, group: u32) -> Result<u64> {
+    let per_block = superblock.block_size / u32::from(superblock.desc_size).max(1);
+    let table_block = group / per_block.max(1);
+    let within = u64::from(group % per_block.max(1)).saturating_mul(u64::from(superblock.desc_size));
+    let in_meta_group = superblock.features.incompat(INCOMPAT_META_BG) && table_block >= superblock.first_meta_bg;
+    let block = if in_meta_group {
+        let first_group = table_block.saturating_mul(per_block);
+        // In a 1 KiB filesystem that starts at block 0 (bigalloc), the boot block pushes the first table one further.
+        let boot = superblock.block_size == 1024 && table_block == 0 && superblock.first_data_block == 0;
+        let skip = u64::from(superblock.has_super(first_group)).saturating_add(u64::from(boot));
+        superblock.group_first_block(first_group).saturating_add(skip)
+    } else {
+        superblock.logical_block().saturating_add(1).saturating_add(u64::from(table_block))
+    };
+    Ok(superblock.block_offset(block, "group descriptor table", 1024)?.saturating_add(within))
+}
+
+fn verify(record: &Record<'_>, superblock: &Superblock, group: u32) -> Result<()> {
+    const AT: usize = 0x1e;
+    let stored = record.le16(AT)?;
+    let (before, after) = (record.slice(0, AT)?, record.slice(0x20, record.len().saturating_sub(0x20))?);
+    let computed = if superblock.features.metadata_csum() {
+        let seed = extend(superblock.checksum_seed, &group.to_le_bytes());
+        low_u16(extend(extend(extend(seed, before), &[0, 0]), after))
+    } else if superblock.features.ro_compat(RO_COMPAT_GDT_CSUM) {
+        let mut digest = CRC16.digest();
+        digest.update(&superblock.uuid);
+        digest.update(&group.to_le_bytes());
+        digest.update(before);
+        digest.update(after);
+        digest.finalize()
+    } else {
+        return Ok(());
+    };
+    if stored != computed {
+        return Err(record.corrupt(
+            "bg_checksum",
+            AT,
+            format!("{stored:#x}"),
+            format!("{computed:#x} (group {group})"),
+        ));
+    }
+    Ok(())
+}
+
+/// The kernel's crc16 from 0xffff, which catalogues call CRC-16/MODBUS.
+static CRC16: crc::Crc<u16> = crc::Crc::<u16>::new(&crc::CRC_16_MODBUS);
+
+/// Blocks that hold no files' data, as the kernel computes it when the superblock does not say: what `statvfs` takes off
+/// the total.
+pub(super) fn overhead_blocks(superblock: &Superblock, journal_bytes: u64) -> u64 {
+    let block_size = u64::from(superblock.block_size);
+    let inode_table =
+        u64::from(superblock.inodes_per_group).saturating_mul(u64::from(superblock.inode_size)).div_ceil(block_size);
+    let table_blocks = u64::from(superblock.group_count)
+        .saturating_mul(u64::from(superblock.desc_size))
+        .div_ceil(block_size)
+        .saturating_add(u64::from(superblock.reserved_gdt_blocks));
+    let supers = to_u64((0..superblock.group_count).filter(|group| superblock.has_super(*group)).count());
+    let meta_bg = superblock.features.incompat(INCOMPAT_META_BG);
+    let per_super = if meta_bg { 1 } else { table_blocks.saturating_add(1) };
+    let bitmaps_and_inodes = inode_table.saturating_add(2).saturating_mul(u64::from(superblock.group_count));
+    let tables = if meta_bg { table_blocks.saturating_mul(3) } else { 0 };
+    u64::from(superblock.first_data_block)
+        .saturating_add(supers.saturating_mul(per_super))
+        .saturating_add(tables)
+        .saturating_add(bitmaps_and_inodes)
+        .saturating_add(journal_bytes / block_size.max(1))
+}
+
+/// Sums free clusters and inodes over all groups.
+pub(super) fn count_free(device: &dyn BlockDevice, superblock: &Superblock) -> Result<(u64, u64)> {
+    let mut free = (0u64, 0u64);
+    for group in 0..superblock.group_count {
+        let descriptor = GroupDescriptor::read(device, superblock, group)?;
+        free.0 = free.0.saturating_add(u64::from(descriptor.free_clusters));
+        free.1 = free.1.saturating_add(u64::from(descriptor.free_inodes));
+    }
+    Ok(free)
+}

@@ -1,0 +1,236 @@
+//! Installed packages, read from the package manager's own database inside the guest.
+//!
+//! | format | database | file |
+//! |---|---|---|
+//! | deb | `/var/lib/dpkg/status`, `/var/lib/dpkg/status.d/` (images without dpkg) | [`dpkg`] |
+//! | rpm | `rpmdb.sqlite`, `Packages.db` (ndb) or `Packages` (Berkeley DB) in one of three directories | [`rpm`] |
+//! | apk | `/lib/apk/db/installed` | [`apk`] |
+//! | pacman | `/var/lib/pacman/local/*/desc` | [`pacman`] |
+//!
+//! Fields mean what they mean in libguestfs's `inspect_list_applications2`. A damaged record is left out and noted, a
+//! damaged database yields what could be read and a note: inspection of a guest does not fail for one of its files.
+
+pub mod apk;
+pub mod dpkg;
+mod gathered;
+pub mod pacman;
+pub mod rpm;
+mod stanza;
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use PackageFormat::{Apk, Deb, Pacman, Rpm};
+pub use gathered::Gathered;
+
+use super::Guest;
+use crate::block::BlockDevice;
+use crate::error::{Error, ErrorKind, Result};
+use crate::fs::{FileType, Inode, Location};
+
+/// One installed package. Texts are the guest's: invalid UTF-8 is replaced, control characters are not.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Package {
+    /// Its name: `bash`, `libc6`.
+    pub name: String,
+    /// The name shown to people, where it is another (Windows).
+    pub display_name: Option<String>,
+    /// Compared before the version; 0 when there is none.
+    pub epoch: u32,
+    /// The upstream version, without epoch and release.
+    pub version: String,
+    /// The packager's revision of that version: `150400.6.1`, `2+deb12u1`, `r4`; empty when there is none.
+    pub release: String,
+    /// In the package manager's word: `amd64`, `x86_64`, `noarch`, `all`; empty when there is none.
+    pub arch: String,
+    /// Where it is installed, when that is one place (Windows).
+    pub install_path: Option<String>,
+    /// The vendor (rpm), maintainer (deb, apk) or packager (pacman).
+    pub publisher: Option<String>,
+    /// Its home page.
+    pub url: Option<String>,
+    /// The name of the source package; `None` in deb when it is the package's own.
+    pub source_package: Option<String>,
+    /// One line that says what it is (deb, rpm).
+    pub summary: Option<String>,
+    /// What it is at length; in apk and pacman, whose packages have but one line, that line.
+    pub description: Option<String>,
+    /// Bytes it takes when installed, as the packager counted them.
+    pub installed_size: Option<u64>,
+}
+
+/// A package manager's format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum PackageFormat {
+    /// Debian, Ubuntu and their kin.
+    Deb,
+    /// Fedora, RHEL, SUSE and their kin.
+    Rpm,
+    /// Alpine, Wolfi.
+    Apk,
+    /// Arch Linux and its kin.
+    Pacman,
+}
+
+impl PackageFormat {
+    /// libguestfs's word for it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Deb => "deb",
+            Self::Rpm => "rpm",
+            Self::Apk => "apk",
+            Self::Pacman => "pacman",
+        }
+    }
+}
+
+/// What one package database holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PackageList {
+    /// The package manager's format.
+    pub format: PackageFormat,
+    /// The guest path of the database that was read.
+    pub source: String,
+    /// The installed packages, sorted by name.
+    pub packages: Vec<Package>,
+    /// What could not be read, in sentences for the user; empty when the list is complete.
+    pub notes: Vec<String>,
+}
+
+/// A place where a database may be, and what reads it.
+struct Database {
+    format: PackageFormat,
+    directory: &'static str,
+    name: &'static str,
+    file_type: FileType,
+    read: fn(&Source<'_>, &mut Gathered) -> Result<()>,
+}
+
+/// A database that is there.
+struct Source<'a> {
+    guest: &'a Guest<'a>,
+    path: &'a str,
+    location: Location,
+}
+
+impl Source<'_> {
+    /// The database file, to be read in parts.
+    fn open(&self) -> Result<Arc<dyn BlockDevice>> {
+        self.location.fs.open(self.location.inode)
+    }
+}
+
+impl Database {
+    const fn file(
+        format: PackageFormat,
+        directory: &'static str,
+        name: &'static str,
+        read: fn(&Source<'_>, &mut Gathered) -> Result<()>,
+    ) -> Self {
+        Self { format, directory, name, file_type: FileType::File, read }
+    }
+
+    const fn directory(
+        format: PackageFormat,
+        directory: &'static str,
+        name: &'static str,
+        read: fn(&Source<'_>, &mut Gathered) -> Result<()>,
+    ) -> Self {
+        Self { format, directory, name, file_type: FileType::Dir, read }
+    }
+}
+
+/// In the order they are looked for. Two databases of one format in one directory are one package manager's before and
+/// after a conversion: the first, newer one is read. Distributions make links between the directories, so that what was
+/// seen under one name is not read again under another.
+const DATABASES: &[Database] = &[
+    Database::file(Deb, "/var/lib/dpkg", "status", dpkg::read_status),
+    Database::directory(Deb, "/var/lib/dpkg/status.d", "", dpkg::read_status_d),
+    Database::file(Rpm, "/usr/lib/sysimage/rpm", "rpmdb.sqlite", rpm::read_sqlite),
+    Database::file(Rpm, "/usr/lib/sysimage/rpm", "Packages.db", rpm::read_ndb),
+    Database::file(Rpm, "/usr/lib/sysimage/rpm", "Packages", rpm::read_bdb),
+    Database::file(Rpm, "/var/lib/rpm", "rpmdb.sqlite", rpm::read_sqlite),
+    Database::file(Rpm, "/var/lib/rpm", "Packages.db", rpm::read_ndb),
+    Database::file(Rpm, "/var/lib/rpm", "Packages", rpm::read_bdb),
+    Database::file(Rpm, "/usr/share/rpm", "rpmdb.sqlite", rpm::read_sqlite),
+    Database::file(Rpm, "/usr/share/rpm", "Packages.db", rpm::read_ndb),
+    Database::file(Rpm, "/usr/share/rpm", "Packages", rpm::read_bdb),
+    Database::file(Apk, "/lib/apk/db", "installed", apk::read_installed),
+    Database::file(Apk, "/usr/lib/apk/db", "installed", apk::read_installed),
+    Database::directory(Pacman, "/var/lib/pacman/local", "", pacman::read_local),
+];
+
+/// The packages of every package database in `guest`, one list for each database; empty when there is none.
+///
+/// # Errors
+///
+/// Only what the guest is not to blame for: the host's reading errors. Damage inside the guest ends up in
+/// [`PackageList::notes`].
+pub fn packages(guest: &Guest<'_>) -> Result<Vec<PackageList>> {
+    let mut lists: Vec<PackageList> = Vec::new();
+    let mut seen: Vec<(usize, Inode)> = Vec::new();
+    let mut read_from: Vec<(PackageFormat, &str)> = Vec::new();
+    for database in DATABASES {
+        let path = match database.name {
+            "" => database.directory.to_owned(),
+            name => format!("{}/{name}", database.directory),
+        };
+        let location = match find(guest, &path, database.file_type) {
+            Ok(None) => continue,
+            Ok(Some(location)) if seen.contains(&(location.mount, location.inode)) => continue,
+            Ok(Some(location)) => location,
+            Err(error) => {
+                let list = Gathered::default().finish(database.format, path, Err(error))?;
+                lists.push(list);
+                continue;
+            }
+        };
+        seen.push((location.mount, location.inode));
+        if read_from.contains(&(database.format, database.directory)) {
+            if let Some(list) = lists.last_mut() {
+                list.notes.push(format!("{path} is there too and was not read"));
+            }
+            continue;
+        }
+        read_from.push((database.format, database.directory));
+        let mut gathered = Gathered::default();
+        let outcome = (database.read)(&Source { guest, path: &path, location }, &mut gathered);
+        lists.push(gathered.finish(database.format, path, outcome)?);
+    }
+    Ok(lists)
+}
+
+/// Where `path` leads, when that is a `file_type`.
+fn find(guest: &Guest<'_>, path: &str, file_type: FileType) -> Result<Option<Location>> {
+    match guest.locate(path)? {
+        Some(location) if location.metadata()?.file_type == file_type => Ok(Some(location)),
+        _ => Ok(None),
+    }
+}
+
+/// Whether the guest's bytes are to blame, and not the host or the caller.
+fn is_guest_fault(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Corrupt(_) | ErrorKind::Limit { .. } | ErrorKind::Unsupported { .. } | ErrorKind::Path { .. }
+    )
+}
+
+/// Guest text as it is; `None` when there is nothing.
+fn plain(bytes: &[u8]) -> Option<String> {
+    (!bytes.is_empty()).then(|| String::from_utf8_lossy(bytes).into_owned())
+}
+
+/// Guest text without outer blanks; `None` when nothing is left.
+fn text(bytes: &[u8]) -> Option<String> {
+    plain(bytes.trim_ascii())
+}
+
+/// A decimal number, nothing before or after it.
+fn decimal(bytes: &[u8]) -> Option<u64> {
+    bytes.first()?.is_ascii_digit().then(|| std::str::from_utf8(bytes).ok()?.parse().ok())?
+}
