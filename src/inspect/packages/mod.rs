@@ -222,7 +222,16 @@ fn is_guest_fault(error: &Error) -> bool {
 
 /// Guest text as it is; `None` when there is nothing.
 fn plain(bytes: &[u8]) -> Option<String> {
-    (!bytes.is_empty()).then(|| String::from_utf8_lossy(bytes).into_owned())
+    (!bytes.is_empty()).then(|| lossy(bytes))
+}
+
+/// Bytes as text, what is not UTF-8 replaced.
+fn lossy(bytes: &[u8]) -> String {
+    // The common case, for which the standard library has a much faster check.
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.to_owned(),
+        Err(_) => String::from_utf8_lossy(bytes).into_owned(),
+    }
 }
 
 /// Guest text without outer blanks; `None` when nothing is left.

@@ -13,6 +13,7 @@ pub mod bdb;
 pub mod header;
 pub mod ndb;
 mod pages;
+mod row;
 pub mod sqlite;
 mod wal;
 
