@@ -21,11 +21,10 @@
 //!
 //! An interior cell is a left child's page number (4 bytes) and a key. A leaf cell is the payload's length and the row
 //! id, both varints, the payload's beginning, and the number of its first overflow page (4 bytes) if that is not all of
-//! it. An overflow page is the next one's number (4 bytes, 0 in the last) and more of the payload, which is a
-//! [row](super::row). See "Database File Format", sections 1 and 2, on
-//! sqlite.org.
+//! it. An overflow page is the next one's number (4 bytes, 0 in the last) and more of the payload, which is a row
+//! (`row.rs`). See "Database File Format", sections 1 and 2, on sqlite.org.
 //!
-//! Pages in the [write-ahead log](super::wal) win over the file's. Refused: UTF-16 databases, versions above 2.
+//! Pages in the write-ahead log (`wal.rs`) win over the file's. Refused: UTF-16 databases, versions above 2.
 
 use super::pages::{Seen, Window};
 use super::row::{Column, varint};
