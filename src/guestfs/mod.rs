@@ -44,7 +44,7 @@ use crate::inspect::OperatingSystem;
 use devices::Devices;
 use drive::Drive;
 
-/// A guest's disks and what is mounted from them; see the [module head](self).
+/// A guest's disks and what is mounted from them.
 #[derive(Debug, Default)]
 pub struct Guestfs {
     state: RwLock<State>,
