@@ -233,6 +233,11 @@ impl LongName {
 
 #[cfg(test)]
 mod tests {
+    #![allow(
+        clippy::single_range_in_vec_init,
+        clippy::type_complexity,
+        reason = "directories of one run, and tables of cases"
+    )]
     use super::super::boot::Root;
     use super::*;
     use crate::block::Memory;
