@@ -42,6 +42,9 @@ impl Config {
 /// Entries kept of one file. Ours; real menus have some dozens.
 const ENTRIES: usize = 1_024;
 
+/// Blocks in one another; a file with more is not a menu. Ours; GRUB's own generator stays below four.
+const DEPTH: usize = 16;
+
 enum Block {
     Menuentry,
     /// The submenu's index and the number of entries in it so far.
@@ -58,6 +61,9 @@ pub(super) fn parse(text: &str) -> Config {
         if line == "}" {
             blocks.pop();
             continue;
+        }
+        if blocks.len() > DEPTH {
+            break;
         }
         let command = line.split_ascii_whitespace().next().unwrap_or_default();
         let in_entry = blocks.iter().any(|block| matches!(block, Block::Menuentry));
@@ -265,5 +271,6 @@ menuentry "UEFI Firmware Settings" {
     fn unbalanced_braces_and_endless_menus_are_harmless() {
         assert_eq!(parse("}\n}\nmenuentry x {\n").entries.len(), 1);
         assert_eq!(parse(&"menuentry x {\n}\n".repeat(5_000)).entries.len(), ENTRIES);
+        assert_eq!(parse(&"submenu x {\nmenuentry y {\n}\n".repeat(5_000)).entries.len(), DEPTH);
     }
 }

@@ -131,14 +131,14 @@ impl OperatingSystem {
         devices: &Devices<'_>,
         root: &Candidate,
         assembled: Assembled<'_>,
-        notes: Notes,
+        notes: Notes<'_>,
     ) -> Result<Self> {
         let filesystems = filesystems(&assembled);
         let mountpoints = assembled.mountpoints.iter();
         let mountpoints = mountpoints.map(|(path, candidate)| (path.clone(), candidate.mountable.clone())).collect();
         let mounts = assembled.mounts;
         let recovery = recovery(&mounts);
-        let reader = Reader::new(Guest::new(&mounts), &notes)?;
+        let reader = Reader::new(notes.guest(&mounts), &notes)?;
 
         let identity = release_files::identify(&reader)?;
         let distro = identity.distro.as_ref().map_or("unknown", |distro| distro.value.as_str());

@@ -6,9 +6,7 @@ use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use guestctl::block::{BlockDevice, Extent, ExtentKind, Memory};
-use guestctl::fs::{
-    DirEntry, FileType, Filesystem, FsKind, Identity, Inode, Metadata, StatFs, Timestamp, Xattr,
-};
+use guestctl::fs::{DirEntry, FileType, Filesystem, FsKind, Identity, Inode, Metadata, StatFs, Timestamp, Xattr};
 use guestctl::{Error, Result};
 
 #[derive(Debug)]
@@ -27,7 +25,7 @@ enum Node {
 
 /// The filesystem. Building it creates the directories on the way; building the same path again replaces it.
 #[derive(Debug)]
-pub struct TreeFs {
+pub(crate) struct TreeFs {
     identity: Identity,
     nodes: Vec<Node>,
     /// Seconds; later nodes are newer.
@@ -35,41 +33,41 @@ pub struct TreeFs {
 }
 
 impl TreeFs {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let identity = Identity { kind: FsKind::Ext4, label: None, uuid: None };
         Self { identity, nodes: vec![Node::Dir(BTreeMap::new())], mtimes: vec![0] }
     }
 
-    pub fn file(self, path: &str, content: impl AsRef<[u8]>) -> Self {
+    pub(crate) fn file(self, path: &str, content: impl AsRef<[u8]>) -> Self {
         self.put(path, Node::File(content.as_ref().to_vec()))
     }
 
-    pub fn link(self, path: &str, target: &str) -> Self {
+    pub(crate) fn link(self, path: &str, target: &str) -> Self {
         self.put(path, Node::Symlink(target.as_bytes().to_vec()))
     }
 
-    pub fn dir(mut self, path: &str) -> Self {
+    pub(crate) fn dir(mut self, path: &str) -> Self {
         self.directory(path.split('/').filter(|name| !name.is_empty()));
         self
     }
 
-    pub fn fifo(self, path: &str) -> Self {
+    pub(crate) fn fifo(self, path: &str) -> Self {
         self.put(path, Node::Fifo)
     }
 
-    pub fn sparse(self, path: &str, size: u64) -> Self {
+    pub(crate) fn sparse(self, path: &str, size: u64) -> Self {
         self.put(path, Node::Sparse(size))
     }
 
-    pub fn broken(self, path: &str) -> Self {
+    pub(crate) fn broken(self, path: &str) -> Self {
         self.put(path, Node::Broken)
     }
 
-    pub fn unreadable(self, path: &str) -> Self {
+    pub(crate) fn unreadable(self, path: &str) -> Self {
         self.put(path, Node::Unreadable)
     }
 
-    pub fn arc(self) -> Arc<dyn Filesystem> {
+    pub(crate) fn arc(self) -> Arc<dyn Filesystem> {
         Arc::new(self)
     }
 
@@ -176,9 +174,7 @@ impl Filesystem for TreeFs {
         match self.node(inode) {
             Node::File(content) => Ok(Arc::new(Memory::new(content.clone()))),
             Node::Sparse(size) => Ok(Arc::new(Zeroes(*size))),
-            Node::Unreadable => {
-                Err(Error::io("read", "image", std::io::Error::new(std::io::ErrorKind::Other, "a bad sector")))
-            }
+            Node::Unreadable => Err(Error::io("read", "image", std::io::Error::other("a bad sector"))),
             _ => Err(Error::corrupt("tree", "extent", 7, "overlap", "no overlap")),
         }
     }

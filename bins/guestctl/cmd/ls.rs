@@ -136,19 +136,10 @@ struct Lines<'a, W: Write> {
 
 impl<W: Write + Send> Lines<'_, W> {
     fn write_batch(&mut self) -> Outcome {
-        let algorithms = self.algorithms;
-        self.batch.par_iter_mut().try_for_each(|(location, record)| {
-            if record.file_type == FileType::File && !algorithms.is_empty() {
-                let content =
-                    location.fs.open(location.inode).map_err(|error| error.at_path(location.path.as_bytes()))?;
-                for &algorithm in algorithms {
-                    let digest = ops::checksum(&content, algorithm, &Silent)
-                        .map_err(|error| error.at_path(location.path.as_bytes()))?;
-                    record.digests.insert(algorithm.name().to_owned(), digest.into());
-                }
-            }
-            Ok::<(), Error>(())
-        })?;
+        if !self.algorithms.is_empty() {
+            let algorithms = self.algorithms;
+            self.batch.par_iter_mut().try_for_each(|(location, record)| digest(location, record, algorithms))?;
+        }
         for (_, record) in self.batch.drain(..) {
             serde_json::to_writer(&mut self.out, &record).map_err(std::io::Error::from)?;
             self.out.write_all(b"\n")?;
@@ -160,6 +151,20 @@ impl<W: Write + Send> Lines<'_, W> {
         self.write_batch()?;
         Ok(self.out.flush()?)
     }
+}
+
+/// Adds a regular file's digests to its record.
+fn digest(location: &Location, record: &mut Record, algorithms: &[Algorithm]) -> Result<()> {
+    if record.file_type != FileType::File {
+        return Ok(());
+    }
+    let at_path = |error: Error| error.at_path(location.path.as_bytes());
+    let content = location.fs.open(location.inode).map_err(at_path)?;
+    for &algorithm in algorithms {
+        let digest = ops::checksum(&content, algorithm, &Silent).map_err(at_path)?;
+        record.digests.insert(algorithm.name().to_owned(), digest.into());
+    }
+    Ok(())
 }
 
 impl<W: Write + Send> EntrySink for Lines<'_, W> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::cluster::{CompressedCluster, Layout, Mapping, Run};
 use super::compressed::Compression;
 use super::header::L1Table;
-use super::tables::Tables;
+use super::tables::{Tables, Walk};
 use crate::block::{BlockDevice, Extent, ExtentKind, HostRange, Lru, check_range, range_len};
 use crate::bytes::{to_u64, to_usize};
 use crate::error::Result;
@@ -16,9 +16,12 @@ use crate::error::Result;
 const CACHE_BYTES: u64 = 8 << 20;
 const CACHE_HALVINGS: u64 = 8;
 
-/// Table entries that one question about extents or host ranges looks at: enough to make a long answer, few enough that
-/// a device on top which only uses its beginning has lost nothing.
+/// Table entries that one question about extents or host ranges looks at, so that its work is bounded.
 const STEPS: u32 = 1024;
+
+/// The same over a backing file: of a long unallocated run only as much is used as the backing file's next extent is
+/// long, and the rest would be looked at again and again.
+const STEPS_OVER_BACKING: u32 = 64;
 
 /// One state of the disk, readable.
 #[derive(Debug)]
@@ -132,7 +135,7 @@ impl Disk {
     /// As [`BlockDevice::next_extent`]. Its work is bounded, so a very long extent may come in several pieces.
     pub(super) fn next_extent(&self, range: Range<u64>) -> Result<Extent> {
         check_range(self.size, range.start, to_usize(range_len(&range)))?;
-        let mut walk = self.tables.walk(STEPS);
+        let mut walk = self.extent_walk();
         let first = walk.run(range.clone())?;
         let mut extent = match first.mapping {
             Mapping::Unallocated => return self.backing_extent(range.start, first.len),
@@ -155,6 +158,10 @@ impl Disk {
             whole = more.len == next.len;
         }
         Ok(extent)
+    }
+
+    fn extent_walk(&self) -> Walk<'_> {
+        self.tables.walk(if self.backing.is_some() { STEPS_OVER_BACKING } else { STEPS })
     }
 
     /// The beginning of a run of stored clusters: data, or zeroes where the data file has a hole or has ended.
@@ -189,7 +196,7 @@ impl Disk {
     /// As [`BlockDevice::host_range`].
     pub(super) fn host_range(&self, range: Range<u64>) -> Option<HostRange<'_>> {
         check_range(self.size, range.start, to_usize(range_len(&range))).ok()?;
-        let run = self.tables.walk(STEPS).run(range.clone()).ok()?;
+        let run = self.extent_walk().run(range.clone()).ok()?;
         match run.mapping {
             Mapping::Host(host) => {
                 let end = host.saturating_add(run.len).min(self.data.size());
