@@ -20,7 +20,9 @@ fn dirty(options: &str, open: &str) -> (Ext4, usize) {
 }
 
 fn start(fs: &Ext4) -> usize {
-    fs.disk.le_at(fs.inode(8) + 0x28 + 20, 4) as usize * BLOCK
+    let at = fs.inode(8) + 0x28;
+    assert_eq!(fs.disk.le_at(at + 2, 2), 1, "the journal is one extent");
+    fs.disk.le_at(at + 20, 4) as usize * BLOCK
 }
 
 /// Repairs the journal's own checksums.

@@ -23,6 +23,7 @@ mod content;
 mod dir;
 mod features;
 mod group;
+mod index;
 mod inode;
 mod journal;
 mod orphan;
@@ -35,6 +36,7 @@ use std::sync::Arc;
 use content::Content;
 use features::{COMPAT_HAS_JOURNAL, INCOMPAT_EXTENTS, INCOMPAT_RECOVER};
 use group::GroupDescriptor;
+use index::Indexes;
 use inode::{FLAG_ENCRYPT, FLAG_INLINE_DATA, RawInode};
 use journal::{FastCommit, JournalInput, RangeChange, Replay, Replayed};
 use orphan::Orphans;
@@ -55,6 +57,8 @@ const CACHE_BYTES: usize = 16 << 20;
 const CACHED_NODES: usize = 1024;
 /// Group descriptors kept after their check.
 const CACHED_GROUPS: usize = 4096;
+/// Inodes kept after fast commits were applied to them, which can take long.
+const CACHED_INODES: usize = 1024;
 
 /// Opens the ext2, ext3 or ext4 filesystem on `device`, replaying its journal in memory when it has to be.
 pub fn open(device: Arc<dyn BlockDevice>) -> Result<Arc<dyn Filesystem>> {
@@ -91,6 +95,11 @@ struct Ext4 {
     /// Checked nodes by (inode, block); indirect blocks, which belong to no checksum, under inode 0.
     extent_nodes: Lru<(u32, u64), Arc<[u8]>>,
     groups: Lru<u32, GroupDescriptor>,
+    /// Inodes that fast commits change, as they are afterwards.
+    recovered: Lru<u32, RawInode>,
+    /// What was counted for those whose i_blocks is not known.
+    units: Lru<u32, u64>,
+    indexes: Indexes,
     fast_commit: FastCommit,
     orphans: Orphans,
 }
@@ -100,7 +109,18 @@ impl Ext4 {
         let metadata = Cached::new(device.clone(), CACHE_BYTES);
         let superblock = Superblock::read(&metadata)?;
         let (extent_nodes, groups) = (Lru::new(CACHED_NODES), Lru::new(CACHED_GROUPS));
-        Ok(Self { superblock, device, metadata, extent_nodes, groups, fast_commit, orphans: Orphans::default() })
+        Ok(Self {
+            superblock,
+            device,
+            metadata,
+            extent_nodes,
+            groups,
+            recovered: Lru::new(CACHED_INODES),
+            units: Lru::new(CACHED_INODES),
+            indexes: Indexes::default(),
+            fast_commit,
+            orphans: Orphans::default(),
+        })
     }
 
     /// Reads the journal and works out what it changes.
@@ -136,6 +156,9 @@ impl Ext4 {
 
     /// Reads and checks an inode; one that a fast commit has recorded comes from there.
     fn inode(&self, number: u32) -> Result<RawInode> {
+        if let Some(inode) = self.recovered.get(&number) {
+            return Ok(inode);
+        }
         let superblock = &self.superblock;
         let Some(index) = number.checked_sub(1).filter(|_| number <= superblock.inodes_count) else {
             let expected = format!("1 to {}", superblock.inodes_count);
@@ -149,7 +172,11 @@ impl Ext4 {
         let offset = table.saturating_add(within);
         let bytes = read_vec(&self.metadata, offset, usize::from(superblock.inode_size))?;
         match self.fast_commit.inode(number, &bytes) {
-            Some(recovered) => RawInode::recovered(number, offset, recovered, superblock),
+            Some(recovered) => {
+                let inode = RawInode::recovered(number, offset, recovered, superblock)?;
+                self.recovered.insert(number, inode.clone());
+                Ok(inode)
+            }
             None => RawInode::new(number, offset, bytes, superblock),
         }
     }
@@ -229,7 +256,7 @@ impl Filesystem for Mounted {
         let inode = self.fs.used_inode(inode)?;
         let mut metadata = inode.metadata(&self.fs.superblock)?;
         if inode.recount {
-            metadata.blocks = self.fs.count_units(&inode)?;
+            metadata.blocks = self.fs.units.get_or_read(inode.number, || self.fs.count_units(&inode))?;
         }
         Ok(metadata)
     }
@@ -287,6 +314,7 @@ impl Filesystem for Mounted {
     fn statfs(&self) -> Result<StatFs> {
         let superblock = &self.fs.superblock;
         let ratio = u64::from(superblock.cluster_ratio);
+        limits::check("ext4 block groups", u64::from(superblock.group_count), limits::EXT4_GROUPS)?;
         let (free_clusters, free_inodes) = group::count_free(&self.fs.metadata, superblock)?;
         let (orphaned_blocks, _) = div_rem(self.fs.orphans.deleted_units, u64::from(superblock.block_size / 512));
         let blocks_free = free_clusters.saturating_mul(ratio).saturating_add(orphaned_blocks);
