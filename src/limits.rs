@@ -41,7 +41,7 @@ pub const JOURNAL_BLOCKS: u64 = 1 << 20;
 pub const FAST_COMMIT_BYTES: u64 = 16 << 20;
 
 /// Records of all fast commits in a journal. Ours; a created file takes four.
-pub const FAST_COMMIT_RECORDS: u64 = 1 << 18;
+pub const FAST_COMMIT_RECORDS: u64 = 1 << 17;
 
 /// Symbolic links followed in one path resolution. The kernel's MAXSYMLINKS.
 pub const SYMLINKS: u32 = 40;
