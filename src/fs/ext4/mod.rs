@@ -55,6 +55,8 @@ const CACHE_BYTES: usize = 16 << 20;
 const CACHED_NODES: usize = 1024;
 /// Group descriptors kept after their check.
 const CACHED_GROUPS: usize = 4096;
+/// Inodes kept after their check: one is asked for its metadata, attributes and content in turn.
+const CACHED_INODES: usize = 256;
 
 /// Opens the ext2, ext3 or ext4 filesystem on `device`, replaying its journal in memory when it has to be.
 pub fn open(device: Arc<dyn BlockDevice>) -> Result<Arc<dyn Filesystem>> {
@@ -91,6 +93,7 @@ struct Ext4 {
     /// Checked nodes by (inode, block); indirect blocks, which belong to no checksum, under inode 0.
     extent_nodes: Lru<(u32, u64), Arc<[u8]>>,
     groups: Lru<u32, GroupDescriptor>,
+    inodes: Lru<u32, Arc<RawInode>>,
     fast_commit: FastCommit,
     orphans: Orphans,
 }
@@ -99,8 +102,17 @@ impl Ext4 {
     fn new(device: Arc<dyn BlockDevice>, fast_commit: FastCommit) -> Result<Self> {
         let metadata = Cached::new(device.clone(), CACHE_BYTES);
         let superblock = Superblock::read(&metadata)?;
-        let (extent_nodes, groups) = (Lru::new(CACHED_NODES), Lru::new(CACHED_GROUPS));
-        Ok(Self { superblock, device, metadata, extent_nodes, groups, fast_commit, orphans: Orphans::default() })
+        let (extent_nodes, groups, inodes) = (Lru::new(CACHED_NODES), Lru::new(CACHED_GROUPS), Lru::new(CACHED_INODES));
+        Ok(Self {
+            superblock,
+            device,
+            metadata,
+            extent_nodes,
+            groups,
+            inodes,
+            fast_commit,
+            orphans: Orphans::default(),
+        })
     }
 
     /// Reads the journal and works out what it changes.
@@ -134,8 +146,12 @@ impl Ext4 {
         Ok((journal::replay(&input)?, journal.clone()))
     }
 
-    /// Reads and checks an inode; one that a fast commit has recorded comes from there.
-    fn inode(&self, number: u32) -> Result<RawInode> {
+    /// An inode, checked; one that a fast commit has recorded comes from there.
+    fn inode(&self, number: u32) -> Result<Arc<RawInode>> {
+        self.inodes.get_or_read(number, || self.read_inode(number).map(Arc::new))
+    }
+
+    fn read_inode(&self, number: u32) -> Result<RawInode> {
         let superblock = &self.superblock;
         let Some(index) = number.checked_sub(1).filter(|_| number <= superblock.inodes_count) else {
             let expected = format!("1 to {}", superblock.inodes_count);
@@ -175,7 +191,7 @@ impl Ext4 {
     }
 
     /// The inode behind a number from outside, which must be in use.
-    fn used_inode(&self, number: Inode) -> Result<RawInode> {
+    fn used_inode(&self, number: Inode) -> Result<Arc<RawInode>> {
         let inode = self.inode(u32::try_from(number).unwrap_or(u32::MAX))?;
         if inode.mode()? == 0 || inode.links_count()? == 0 {
             return Err(inode.record().corrupt(
@@ -235,11 +251,11 @@ impl Filesystem for Mounted {
     }
 
     fn lookup(&self, directory: Inode, name: &[u8]) -> Result<Option<Inode>> {
-        Ok(self.fs.find_entry(&self.fs.used_inode(directory)?, name)?.map(Inode::from))
+        Ok(self.fs.find_entry(&*self.fs.used_inode(directory)?, name)?.map(Inode::from))
     }
 
     fn read_dir(&self, directory: Inode, visit: &mut dyn FnMut(DirEntry) -> Result<ControlFlow<()>>) -> Result<()> {
-        self.fs.for_each_entry(&self.fs.used_inode(directory)?, visit)
+        self.fs.for_each_entry(&*self.fs.used_inode(directory)?, visit)
     }
 
     fn read_link(&self, inode: Inode) -> Result<Vec<u8>> {
@@ -279,7 +295,7 @@ impl Filesystem for Mounted {
     }
 
     fn xattrs(&self, inode: Inode) -> Result<Vec<Xattr>> {
-        self.fs.read_xattrs(&self.fs.used_inode(inode)?)
+        self.fs.read_xattrs(&*self.fs.used_inode(inode)?)
     }
 
     /// As the kernel counts: free space from the group descriptors, the total without the filesystem's own metadata, and
