@@ -3,6 +3,7 @@
 //! Arguments are parsed (`args`), one function per subcommand does the work through the library's public API (`cmd`),
 //! and what went wrong becomes a message, a hint and an exit code (`exit`). Standard output is data; everything else
 //! goes to standard error.
+#![warn(clippy::print_stderr, clippy::print_stdout, clippy::unwrap_used)]
 
 mod args;
 mod cmd;

@@ -7,7 +7,7 @@ use super::Ext4;
 use super::block_map::Mapping;
 use super::inode::RawInode;
 use crate::block::{BlockDevice, Extent, ExtentKind, HostRange, check_range};
-use crate::bytes::{to_u64, to_usize};
+use crate::bytes::{div_rem, to_u64, to_usize};
 use crate::error::Result;
 
 /// How many runs of one kind `next_extent` joins before it answers.
@@ -34,7 +34,7 @@ impl Content {
     /// The run at byte `at`: (its byte offset on the device unless it reads as zeroes, kind, bytes left in it).
     fn run(&self, at: u64) -> Result<(Option<u64>, ExtentKind, u64)> {
         let block_size = u64::from(self.fs.superblock.block_size);
-        let (logical, within) = (at / block_size.max(1), at % block_size.max(1));
+        let (logical, within) = div_rem(at, block_size);
         let Mapping { physical, unwritten, len } = self.fs.map_block(&self.inode, logical)?;
         let left = len.saturating_mul(block_size).saturating_sub(within).min(self.size.saturating_sub(at));
         Ok(match physical {

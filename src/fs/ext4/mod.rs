@@ -42,7 +42,7 @@ use superblock::Superblock;
 
 use crate::PathProblem;
 use crate::block::{BlockDevice, Cached, Lru, Memory, read_vec};
-use crate::bytes::{to_u64, to_usize};
+use crate::bytes::{div_rem, low_u32, to_u64, to_usize};
 use crate::error::{Error, Result};
 use crate::fs::{DirEntry, FileType, Filesystem, Identity, Inode, Metadata, StatFs, Xattr, probe};
 use crate::limits;
@@ -141,11 +141,11 @@ impl Ext4 {
             let expected = format!("1 to {}", superblock.inodes_count);
             return Err(Error::corrupt("ext4", "inode number", 1024, number, expected));
         };
-        let group = index / superblock.inodes_per_group.max(1);
+        let (group, index) = div_rem(u64::from(index), u64::from(superblock.inodes_per_group));
+        let group = low_u32(group);
         let descriptor = self.groups.get_or_read(group, || GroupDescriptor::read(&self.metadata, superblock, group))?;
         let table = superblock.block_offset(descriptor.inode_table, "bg_inode_table", descriptor.offset)?;
-        let within =
-            u64::from(index % superblock.inodes_per_group.max(1)).saturating_mul(u64::from(superblock.inode_size));
+        let within = index.saturating_mul(u64::from(superblock.inode_size));
         let offset = table.saturating_add(within);
         let bytes = read_vec(&self.metadata, offset, usize::from(superblock.inode_size))?;
         match self.fast_commit.inode(number, &bytes) {
@@ -288,11 +288,11 @@ impl Filesystem for Mounted {
         let superblock = &self.fs.superblock;
         let ratio = u64::from(superblock.cluster_ratio);
         let (free_clusters, free_inodes) = group::count_free(&self.fs.metadata, superblock)?;
-        let orphaned_blocks = self.fs.orphans.deleted_units / u64::from(superblock.block_size / 512).max(1);
+        let (orphaned_blocks, _) = div_rem(self.fs.orphans.deleted_units, u64::from(superblock.block_size / 512));
         let blocks_free = free_clusters.saturating_mul(ratio).saturating_add(orphaned_blocks);
         // The kernel keeps 2 % of the clusters, at most 4096, for delayed extent splits.
         let set_aside = if superblock.features.incompat(INCOMPAT_EXTENTS) {
-            (superblock.blocks_count / ratio.max(1) / 50).min(4096).saturating_mul(ratio)
+            (div_rem(superblock.blocks_count, ratio).0 / 50).min(4096).saturating_mul(ratio)
         } else {
             0
         };

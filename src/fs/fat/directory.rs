@@ -233,6 +233,11 @@ impl LongName {
 
 #[cfg(test)]
 mod tests {
+    #![allow(
+        clippy::single_range_in_vec_init,
+        clippy::type_complexity,
+        reason = "directories of one run, and tables of cases"
+    )]
     use super::super::boot::Root;
     use super::*;
     use crate::block::Memory;
@@ -258,12 +263,12 @@ mod tests {
 
     fn list(slots: &[[u8; 32]]) -> Result<Vec<String>> {
         let memory = Memory::new(slots.concat());
-        let size = memory.size();
+        let all = 0..memory.size();
         let boot = BootSector {
             fat_type: FatType::Fat16,
             cluster_size: 512,
             fat: 0..0,
-            root: Root::Fixed(0..size),
+            root: Root::Fixed(all.clone()),
             data: 0,
             clusters: 0,
             serial: None,
@@ -272,7 +277,7 @@ mod tests {
             dirty: false,
         };
         let mut names = Vec::new();
-        for_each_entry(&memory, &[0..size], &boot, &mut |named| {
+        for_each_entry(&memory, std::slice::from_ref(&all), &boot, &mut |named| {
             names.push(String::from_utf8(named.name).unwrap());
             Ok(ControlFlow::Continue(()))
         })?;
@@ -285,7 +290,8 @@ mod tests {
         let (first, last) = (long(1, sum, "long name of "), long(0x42, sum, "a file"));
         let alone = short(SHORT, 0x20);
         let free = short(b"\xe5ONGNA~1TXT", 0x20);
-        let cases: [(&str, &[[u8; 32]], &[&str]); 12] = [
+        type Case<'a> = (&'a str, &'a [[u8; 32]], &'a [&'a str]);
+        let cases: [Case<'_>; 12] = [
             ("whole", &[last, first, alone], &["long name of a file"]),
             ("without the last part", &[first, alone], &["LONGNA~1.TXT"]),
             ("without the first part", &[last, alone], &["LONGNA~1.TXT"]),
@@ -318,7 +324,9 @@ mod tests {
         ];
         assert_eq!(list(&slots).unwrap(), ["HERE.TXT"]);
         let memory = Memory::new(slots.concat());
-        assert_eq!(find_label(&memory, &[0..256], FatType::Fat16).unwrap(), Some(*b"MY LABEL   "));
+        let all = 0..memory.size();
+        let label = find_label(&memory, std::slice::from_ref(&all), FatType::Fat16).unwrap();
+        assert_eq!(label, Some(*b"MY LABEL   "));
     }
 
     #[test]
