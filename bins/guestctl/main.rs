@@ -4,6 +4,8 @@
 //! and what went wrong becomes a message, a hint and an exit code (`exit`). Standard output is data; everything else
 //! goes to standard error.
 
+#![allow(unreachable_pub, reason = "a program has no outside; `pub` says what a module offers to the others")]
+
 mod args;
 mod cmd;
 mod exit;
