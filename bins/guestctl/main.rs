@@ -5,6 +5,8 @@
 //! goes to standard error.
 #![warn(clippy::print_stderr, clippy::print_stdout, clippy::unwrap_used)]
 
+#![allow(unreachable_pub, reason = "a program has no outside; `pub` says what a module offers to the others")]
+
 mod args;
 mod cmd;
 mod exit;
