@@ -4,7 +4,6 @@
 //! and what went wrong becomes a message, a hint and an exit code (`exit`). Standard output is data; everything else
 //! goes to standard error.
 #![warn(clippy::print_stderr, clippy::print_stdout, clippy::unwrap_used)]
-
 #![allow(unreachable_pub, reason = "a program has no outside; `pub` says what a module offers to the others")]
 
 mod args;
