@@ -204,18 +204,19 @@ impl Ext4 {
         Ok(inode)
     }
 
-    /// inline_data: the content from i_block and, past 60 bytes, from `system.data`.
+    /// inline_data: the content from i_block and, past 60 bytes, from `system.data`; what a larger i_size adds reads as
+    /// zeroes, as it does for the kernel. No inode can hold more than a block inline.
     fn inline_content(&self, inode: &RawInode) -> Result<Vec<u8>> {
         let size = inode.size(&self.superblock)?;
+        let most = u64::from(self.superblock.block_size);
+        if size > most {
+            return Err(inode.record().corrupt("i_size", 0x4, size, format!("at most {most} for inline data")));
+        }
         let mut bytes = inode.block()?.to_vec();
         if size > 60 {
             bytes.extend(self.inline_tail(inode)?.unwrap_or_default());
         }
-        if to_u64(bytes.len()) < size {
-            let found = format!("{} bytes of inline data", bytes.len());
-            return Err(inode.record().corrupt("i_size", 0x4, size, found));
-        }
-        bytes.truncate(to_usize(size));
+        bytes.resize(to_usize(size), 0);
         Ok(bytes)
     }
 }
