@@ -106,7 +106,7 @@ fn damaged_indirect_blocks() {
             values.extend([2, 3, 8191, 8192, 8193]);
             for value in values {
                 fs.add(&mut suite, format!("{path}: i_block {slot} {value:#x}"), move |disk| {
-                    disk.le(at + slot * 4, 4, value)
+                    disk.le(at + slot * 4, 4, value);
                 });
             }
         }
@@ -168,7 +168,7 @@ fn damaged_directories() {
         ("all ones", u32::MAX),
     ] {
         fs.add(&mut suite, format!("a directory entry for {name}"), move |disk| {
-            entry(disk, third, target, over, b"again", 2)
+            entry(disk, third, target, over, b"again", 2);
         });
     }
     // Eighty names for the same directory, which has eighty names for the next: 80^3 paths.

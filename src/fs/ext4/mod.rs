@@ -42,7 +42,7 @@ use superblock::Superblock;
 
 use crate::PathProblem;
 use crate::block::{BlockDevice, Cached, Lru, Memory, read_vec};
-use crate::bytes::{div_rem, low_u32, to_u64, to_usize};
+use crate::bytes::{div_rem, low_u32, to_usize};
 use crate::error::{Error, Result};
 use crate::fs::{DirEntry, FileType, Filesystem, Identity, Inode, Metadata, StatFs, Xattr, probe};
 use crate::limits;
