@@ -58,6 +58,15 @@ pub const fn round_up(value: u64, unit: u64) -> Option<u64> {
     value.checked_next_multiple_of(unit)
 }
 
+/// How many whole units are in `value`, and what is left over; nothing is in a unit of zero.
+#[must_use]
+pub const fn div_rem(value: u64, unit: u64) -> (u64, u64) {
+    match (value.checked_div(unit), value.checked_rem(unit)) {
+        (Some(quotient), Some(rest)) => (quotient, rest),
+        _ => (0, 0),
+    }
+}
+
 /// One on-disk structure in memory; see the [module head](self).
 #[derive(Debug, Clone, Copy)]
 pub struct Record<'a> {
@@ -210,7 +219,8 @@ pub fn escape(bytes: &[u8]) -> String {
 }
 
 /// Characters that change how later text is shown: C1 controls, line separators and bidirectional overrides.
-fn is_steering(character: char) -> bool {
+#[must_use]
+pub fn is_steering(character: char) -> bool {
     matches!(u32::from(character), 0x80..=0x9f | 0x61c | 0x200e | 0x200f | 0x2028..=0x202e | 0x2066..=0x2069 | 0xfeff)
 }
 

@@ -1,6 +1,5 @@
 //! What the integration tests share: finding the tools that serve as oracles.
 #![allow(dead_code, unreachable_pub, reason = "each test program uses a part")]
-#![allow(clippy::print_stdout, reason = "a skipped test says so")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -35,8 +35,7 @@ impl Find {
                 out.write_all(&[0])?;
             } else if self.json {
                 let text = String::from_utf8(path).unwrap_or_else(|error| escape(error.as_bytes()));
-                serde_json::to_writer(&mut out, &text).map_err(std::io::Error::from)?;
-                out.write_all(b"\n")?;
+                print::json_line(&mut out, &text)?;
             } else {
                 writeln!(out, "{}", escape(&path))?;
             }

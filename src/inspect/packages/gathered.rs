@@ -36,14 +36,14 @@ impl Gathered {
     /// records or bytes; then [`tolerate`](Self::tolerate) lets nothing pass any more.
     pub fn charge(&mut self, len: u64) -> Result<()> {
         self.records = self.records.saturating_add(1);
-        self.record_bytes = self.record_bytes.saturating_add(len);
-        let records = limits::check("records of a package database", self.records, limits::PACKAGES);
-        let bytes =
-            limits::check("record bytes of a package database", self.record_bytes, limits::PACKAGE_DATABASE_BYTES);
-        self.exhausted |= records.is_err() || bytes.is_err();
-        records?;
-        bytes?;
+        if self.records > limits::PACKAGES {
+            return Err(self.exhaust("records of a package database", limits::PACKAGES));
+        }
         limits::check("bytes of a package record", len, limits::PACKAGE_RECORD_BYTES)?;
+        self.record_bytes = self.record_bytes.saturating_add(len);
+        if self.record_bytes > limits::PACKAGE_DATABASE_BYTES {
+            return Err(self.exhaust("record bytes of a package database", limits::PACKAGE_DATABASE_BYTES));
+        }
         Ok(())
     }
 
@@ -196,8 +196,11 @@ mod tests {
         let charged = gathered.charge(limits::PACKAGE_RECORD_BYTES + 1);
         assert_eq!(charged.as_ref().unwrap_err().exit_code(), 4);
         gathered.tolerate(charged).unwrap();
-        let charged = gathered.charge(limits::PACKAGE_DATABASE_BYTES);
-        assert!(gathered.tolerate(charged).is_err());
+        let outcome = (0..1_000).try_for_each(|_| {
+            let charged = gathered.charge(limits::PACKAGE_RECORD_BYTES);
+            gathered.tolerate(charged)
+        });
+        assert!(outcome.unwrap_err().to_string().starts_with("record bytes of a package database"));
     }
 
     #[test]

@@ -4,14 +4,13 @@
 //! is tested.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::*;
 use crate::block::{HostFile, Memory};
 
 #[path = "../../../../tests/support/mod.rs"]
-#[allow(clippy::print_stdout, missing_docs)]
 mod support;
 
 use support::{have, root, shell};

@@ -25,8 +25,8 @@
 //! | 25 | 1 | type | 2 or 13 hash (or 8, which RPM takes too), 7 overflow |
 //! | 26 | 2 each | where each item begins; it ends where the one before begins | descending |
 //!
-//! An item is its type and its bytes: 1, the bytes themselves; 3, three unused bytes, the first overflow page (4) and the
-//! length (4). RPM's keys are package numbers; number 0 keeps the highest number given and is no package.
+//! An item is its type and its bytes: 1, the bytes themselves; 3, three unused bytes, the first overflow page (4) and
+//! `tlen`, the length (4). RPM's keys are package numbers; number 0 keeps the highest number given and is no package.
 //!
 //! Refused by name: encryption, page checksums, sorted duplicates, the b-tree access method. See "page layout" in
 //! Berkeley DB's `dbinc/db_page.h`.
@@ -176,7 +176,7 @@ impl Hash<'_> {
         let order = self.metadata.order;
         let mut number = self.metadata.first_page(bucket);
         let (mut field, mut from) = ("spares", 96);
-        while number != 0 {
+        loop {
             let page = self.page(number, field, from)?;
             let (bytes, offset) = (page.bytes.to_vec(), page.offset);
             let page = Record::new(FORMAT, &bytes, offset);
@@ -190,8 +190,10 @@ impl Hash<'_> {
                 gathered.tolerate(outcome)?;
             }
             (number, field, from) = (order.u32(&page, 16)?, "next page number", page.position(16));
+            if number == 0 {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
     /// Adds the package whose key is item `index` and whose header is the next one.
@@ -230,7 +232,11 @@ impl Hash<'_> {
     ) -> Result<()> {
         let mut number = order.u32(item, 4)?;
         let mut from = item.position(4);
-        let len = record_len(u64::from(order.u32(item, 8)?), gathered)?;
+        let len = u64::from(order.u32(item, 8)?);
+        if len > self.window.size() {
+            return Err(item.corrupt("tlen", 8, len, format!("no more than the file, {} bytes", self.window.size())));
+        }
+        let len = record_len(len, gathered)?;
         value.clear();
         value.reserve_exact(len);
         while value.len() < len {

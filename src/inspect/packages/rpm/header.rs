@@ -21,7 +21,7 @@
 //! Strings end with a NUL. When a tag occurs twice the later entry holds: it was added after the package was built and
 //! signed. See "RPM V4 Package format", "Header Format", in RPM's reference manual.
 
-use super::super::{Package, text};
+use super::super::{Package, plain};
 use crate::bytes::{Record, to_u64, to_usize};
 use crate::error::Result;
 
@@ -103,7 +103,7 @@ pub fn parse(blob: &[u8], offset: u64) -> Result<Package> {
         arch: header.string("ARCH", index.arch)?.unwrap_or_default(),
         publisher: header.string("VENDOR", index.vendor)?,
         url: header.string("URL", index.url)?,
-        source_package: header.string("SOURCERPM", index.source_rpm)?.map(source_name),
+        source_package: header.string("SOURCERPM", index.source_rpm)?.and_then(source_name),
         summary: header.string("SUMMARY", index.summary)?,
         description: header.string("DESCRIPTION", index.description)?,
         installed_size: size,
@@ -111,12 +111,12 @@ pub fn parse(blob: &[u8], offset: u64) -> Result<Package> {
     })
 }
 
-/// The name in a source package's file name, `name-version-release.src.rpm`.
-fn source_name(file_name: String) -> String {
+/// The name in a source package's file name, `name-version-release.src.rpm`. RPM writes `(none)` for its public keys.
+fn source_name(file_name: String) -> Option<String> {
     let stem = file_name.strip_suffix(".src.rpm").or_else(|| file_name.strip_suffix(".nosrc.rpm"));
     match stem.and_then(|stem| stem.rsplit_once('-')).and_then(|(rest, _)| rest.rsplit_once('-')) {
-        Some((name, _)) => name.to_owned(),
-        None => file_name,
+        Some((name, _)) => Some(name.to_owned()),
+        None => Some(file_name).filter(|name| name != "(none)"),
     }
 }
 
@@ -196,7 +196,7 @@ impl<'a> Header<'a> {
         }
         let data = self.data(field, entry)?;
         match data.bytes.iter().position(|&byte| byte == 0) {
-            Some(end) => Ok(data.bytes.get(..end).and_then(text)),
+            Some(end) => Ok(data.bytes.get(..end).and_then(plain)),
             None => Err(data.corrupt(field, 0, "a string without end", "a NUL in the store")),
         }
     }

@@ -21,13 +21,13 @@
 //!
 //! An interior cell is a left child's page number (4 bytes) and a key. A leaf cell is the payload's length and the row
 //! id, both varints, the payload's beginning, and the number of its first overflow page (4 bytes) if that is not all of
-//! it. An overflow page is the next one's number (4 bytes, 0 in the last) and more of the payload. A payload is a record:
-//! its header's length, a type for each column, then the columns. See "Database File Format", sections 1 and 2, on
-//! sqlite.org.
+//! it. An overflow page is the next one's number (4 bytes, 0 in the last) and more of the payload, which is a row
+//! (`row.rs`). See "Database File Format", sections 1 and 2, on sqlite.org.
 //!
-//! Pages in the [write-ahead log](super::wal) win over the file's. Refused: UTF-16 databases, versions above 2.
+//! Pages in the write-ahead log (`wal.rs`) win over the file's. Refused: UTF-16 databases, versions above 2.
 
 use super::pages::{Seen, Window};
+use super::row::{Column, varint};
 use super::wal::Wal;
 use super::{Gathered, add_header, check_size, record_len};
 use crate::block::BlockDevice;
@@ -41,8 +41,8 @@ const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 const HEADER: usize = 100;
 const TABLE_INTERIOR: u8 = 5;
 const TABLE_LEAF: u8 = 13;
-/// The least that a cell of an interior page and the pointer to it take.
-const CELL: usize = 7;
+/// The least that a cell and the pointer to it take.
+const CELL: usize = 6;
 /// Interior pages above one another. SQLite's limit.
 const DEPTH: usize = 20;
 
@@ -88,67 +88,6 @@ fn packages_root(row: &Record<'_>) -> Result<Option<u32>> {
         _ => None,
     };
     root.map(Some).ok_or_else(|| row.corrupt("rootpage", 0, format!("serial type {}", column.kind), "a page number"))
-}
-
-/// One column of a record.
-struct Column<'a> {
-    /// The serial type: 0 NULL, 1 to 6 integers, 7 a float, 8 and 9 the integers 0 and 1, from 12 blobs (even) and texts.
-    kind: u64,
-    record: Record<'a>,
-}
-
-impl<'a> Column<'a> {
-    fn of(row: &Record<'a>, number: usize) -> Result<Self> {
-        let (header_len, mut at) = varint(row, 0)?;
-        let mut body = to_usize(header_len);
-        for column in 0usize.. {
-            if to_u64(at) >= header_len {
-                break;
-            }
-            let (kind, next) = varint(row, at)?;
-            let len =
-                to_usize(serial_len(kind).ok_or_else(|| row.corrupt("serial type", at, kind, "0 to 9, 12 or more"))?);
-            if column == number {
-                return Ok(Self { kind, record: row.sub(body, len)? });
-            }
-            body = body.saturating_add(len);
-            at = next;
-        }
-        Err(row.corrupt(
-            "record header",
-            0,
-            format!("{header_len} bytes, no column {number}"),
-            "all of the table's columns",
-        ))
-    }
-}
-
-/// Bytes of a value of a serial type.
-fn serial_len(kind: u64) -> Option<u64> {
-    Some(match kind {
-        0 | 8 | 9 => 0,
-        1..=4 => kind,
-        5 => 6,
-        6 | 7 => 8,
-        10 | 11 => return None,
-        _ => kind.saturating_sub(12) >> 1,
-    })
-}
-
-/// The variable-length integer at byte `at`, and where it ends: 7 bits a byte while the high bit is set, at most 9 bytes
-/// of which the last one counts whole.
-fn varint(record: &Record<'_>, at: usize) -> Result<(u64, usize)> {
-    let mut value = 0u64;
-    let mut at = at;
-    for _ in 0..8 {
-        let byte = record.u8(at)?;
-        at = at.saturating_add(1);
-        value = (value << 7) | u64::from(byte & 0x7f);
-        if byte & 0x80 == 0 {
-            return Ok((value, at));
-        }
-    }
-    Ok(((value << 8) | u64::from(record.u8(at)?), at.saturating_add(1)))
 }
 
 /// What is done with each row's payload.
@@ -233,6 +172,7 @@ impl<'a> Pager<'a> {
         Ok(())
     }
 
+    /// Reads a page of a b-tree: calls `visit` with the rows of a leaf, adds the children of an interior page to `pending`.
     fn tree_page(
         &mut self,
         child: &Child,
@@ -241,52 +181,42 @@ impl<'a> Pager<'a> {
         gathered: &mut Gathered,
         visit: &mut Visit<'_>,
     ) -> Result<()> {
+        let most_cells = self.usable.div_ceil(CELL);
         let page = self.page(child.number, &child.from)?;
         let (bytes, offset) = (page.bytes.to_vec(), page.offset);
         let page = Record::new(FORMAT, &bytes, offset);
         let at = if child.number == 1 { HEADER } else { 0 };
+        let kind = page.u8(at)?;
+        let header = match kind {
+            TABLE_LEAF => 8,
+            TABLE_INTERIOR => 12,
+            other => return Err(page.corrupt("b-tree page type", at, other, "5 or 13, a table's")),
+        };
         let cells = usize::from(page.be16(at.saturating_add(3))?);
-        let pointers = |header: usize| page.sub(at.saturating_add(header), cells.saturating_mul(2));
-        match page.u8(at)? {
-            TABLE_LEAF => {
-                let pointers = pointers(8)?;
-                for pointer in pointers.bytes.as_chunks::<2>().0 {
-                    let cell = usize::from(u16::from_be_bytes(*pointer));
-                    let outcome = self.payload(&page, cell, row, gathered);
-                    let outcome =
-                        outcome.and_then(|()| visit(&Record::new(FORMAT, row, page.position(cell)), gathered));
-                    gathered.tolerate(outcome)?;
-                }
-                Ok(())
-            }
-            TABLE_INTERIOR => {
-                let depth = child.depth.saturating_add(1);
-                if depth > DEPTH {
-                    return Err(page.corrupt("depth", at, depth, format!("{DEPTH} interior pages above one another")));
-                }
-                if cells > self.usable.div_ceil(CELL) {
-                    return Err(page.corrupt("number of cells", at.saturating_add(3), cells, "what a page holds"));
-                }
-                let pointers = pointers(12)?;
-                let mut push = |field, cell: usize| -> Result<()> {
-                    let from = Pointer { field, offset: page.position(cell) };
-                    pending.push(Child { number: page.be32(cell)?, from, depth });
-                    Ok(())
-                };
-                push("right-most pointer", at.saturating_add(8))?;
-                for pointer in pointers.bytes.as_chunks::<2>().0.iter().rev() {
-                    push("left child page number", usize::from(u16::from_be_bytes(*pointer)))?;
-                }
-                Ok(())
-            }
-            other => Err(page.corrupt("b-tree page type", at, other, "5 or 13, a table's")),
+        if cells > most_cells {
+            return Err(page.corrupt("number of cells", at.saturating_add(3), cells, format!("{most_cells} at most")));
         }
+        let pointers = page.sub(at.saturating_add(header), cells.saturating_mul(2))?;
+        let cells = pointers.bytes.as_chunks::<2>().0.iter().map(|pointer| usize::from(u16::from_be_bytes(*pointer)));
+        if kind == TABLE_INTERIOR {
+            return add_children(&page, at, cells, child.depth, pending);
+        }
+        for cell in cells {
+            let outcome = self.payload(&page, cell, row, gathered);
+            let outcome = outcome.and_then(|()| visit(&Record::new(FORMAT, row, page.position(cell)), gathered));
+            gathered.tolerate(outcome)?;
+        }
+        Ok(())
     }
 
     /// Puts the payload of the leaf cell at byte `cell` of `page` into `row`.
     fn payload(&mut self, page: &Record<'_>, cell: usize, row: &mut Vec<u8>, gathered: &mut Gathered) -> Result<()> {
         let (len, at) = varint(page, cell)?;
         let (_row_id, at) = varint(page, at)?;
+        let all_pages = u64::from(self.page_count).saturating_mul(to_u64(self.page_size));
+        if len > all_pages {
+            return Err(page.corrupt("payload size", cell, len, format!("no more than the database, {all_pages}")));
+        }
         let len = record_len(len, gathered)?;
         let local = self.local_len(len);
         row.clear();
@@ -320,6 +250,26 @@ impl<'a> Pager<'a> {
             _ => least,
         }
     }
+}
+
+/// Adds the children of an interior page, whose header is at byte `at`, so that the leftmost comes next.
+fn add_children(
+    page: &Record<'_>,
+    at: usize,
+    cells: impl DoubleEndedIterator<Item = usize>,
+    depth: usize,
+    pending: &mut Vec<Child>,
+) -> Result<()> {
+    let depth = depth.saturating_add(1);
+    if depth > DEPTH {
+        return Err(page.corrupt("depth", at, depth, format!("{DEPTH} interior pages above one another")));
+    }
+    let right_most = ("right-most pointer", at.saturating_add(8));
+    for (field, at) in [right_most].into_iter().chain(cells.rev().map(|cell| ("left child page number", cell))) {
+        let from = Pointer { field, offset: page.position(at) };
+        pending.push(Child { number: page.be32(at)?, from, depth });
+    }
+    Ok(())
 }
 
 /// A page of a b-tree that is still to be read.
