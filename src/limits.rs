@@ -52,6 +52,10 @@ pub const PATH_BYTES: usize = 4_096;
 /// Directories below one another in a walk; deeper is a cycle or an attack. Ours; PATH_MAX allows 2048.
 pub const DIRECTORY_DEPTH: usize = 4_096;
 
+/// Bytes of a file or device that one call returns in memory. Ours; a guest can make a file of terabytes out of nothing.
+/// Copying and digesting have no limit.
+pub const CALL_BYTES: u64 = 64 << 20;
+
 /// Bytes of one symbolic link's target. Ext4 keeps at most one block, which is at most 64 KiB.
 pub const SYMLINK_BYTES: u64 = 65_536;
 
