@@ -58,6 +58,15 @@ pub const fn round_up(value: u64, unit: u64) -> Option<u64> {
     value.checked_next_multiple_of(unit)
 }
 
+/// How many whole units are in `value`, and what is left over; nothing is in a unit of zero.
+#[must_use]
+pub const fn div_rem(value: u64, unit: u64) -> (u64, u64) {
+    match (value.checked_div(unit), value.checked_rem(unit)) {
+        (Some(quotient), Some(rest)) => (quotient, rest),
+        _ => (0, 0),
+    }
+}
+
 /// One on-disk structure in memory; see the [module head](self).
 #[derive(Debug, Clone, Copy)]
 pub struct Record<'a> {

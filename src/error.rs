@@ -132,7 +132,7 @@ pub struct Place {
     pub path: Option<String>,
 }
 
-/// An error with its place; see the [module head](self).
+/// An error: its kind, where it happened as far as that is known, and a hint when there is something to do.
 #[derive(Debug)]
 pub struct Error(Box<Inner>);
 

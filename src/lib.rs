@@ -13,6 +13,8 @@
 //! | [`volume`] | partitions and logical volumes |
 //! | [`block`] | images as runs of bytes that know their holes |
 //! | [`limits`], [`bytes`], [`progress`] and the [`Error`] | for everyone |
+#![warn(missing_docs, missing_debug_implementations, unreachable_pub)]
+#![warn(clippy::print_stderr, clippy::print_stdout, clippy::unwrap_used)]
 
 pub mod block;
 pub mod bytes;

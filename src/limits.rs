@@ -49,6 +49,9 @@ pub const SYMLINKS: u32 = 40;
 /// Bytes of one path. The kernel's PATH_MAX.
 pub const PATH_BYTES: usize = 4_096;
 
+/// Components looked up in one path resolution, those of links included. Ours; the kernel allows 40 links of 2048 each.
+pub const PATH_STEPS: u64 = 8_192;
+
 /// Directories below one another in a walk; deeper is a cycle or an attack. Ours; PATH_MAX allows 2048.
 pub const DIRECTORY_DEPTH: usize = 4_096;
 
@@ -80,6 +83,15 @@ pub const FSTAB_ENTRIES: usize = 4_096;
 
 /// Filesystems mounted into one guest's namespace by inspection. Ours.
 pub const INSPECT_MOUNTS: usize = 256;
+
+/// Path components looked up in one inspection of all guests. Ours; a Debian guest needs some 300.
+pub const INSPECT_TOTAL_STEPS: u64 = 200_000;
+
+/// Bytes of all files read in one inspection. Ours; a Debian guest needs some 10 KB.
+pub const INSPECT_TOTAL_BYTES: u64 = 16 << 20;
+
+/// Entries of all lists of one inspection. Ours; a Debian guest needs some 500.
+pub const INSPECT_TOTAL_ENTRIES: u64 = 262_144;
 
 /// Notes kept about one guest. Ours; more say the same again.
 pub const INSPECT_NOTES: usize = 100;

@@ -2,6 +2,8 @@
 #![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "support/program.rs"]
+mod program;
 mod support;
 
 use std::collections::BTreeMap;
@@ -10,9 +12,9 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::SystemTime;
 
+use program::{Ran, guestctl, program};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use support::program::{Ran, guestctl, program};
 use support::{have, root, shell};
 
 #[path = "cli/inspect.rs"]

@@ -3,6 +3,8 @@
 #![cfg(all(feature = "cli", target_os = "linux"))]
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
 
+#[path = "support/program.rs"]
+mod program;
 mod support;
 
 #[path = "kernel/containers.rs"]

@@ -1,5 +1,6 @@
 //! Package lists against the package managers themselves: rpm, dpkg-query, sqlite3 and Berkeley DB's db_load write or read
 //! the databases, and guestctl must say what they say.
+#![allow(clippy::print_stdout, clippy::unwrap_used, missing_docs, reason = "tests")]
 
 mod support;
 #[path = "support/tree.rs"]

@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 
 const BLOCK: u64 = 4096;
 
-/// A writable view of `base`; see the [module head](self).
+/// A writable view of `base`, kept in memory and past a budget in an unlinked temporary file.
 #[derive(Debug)]
 pub struct Overlay {
     base: Arc<dyn BlockDevice>,

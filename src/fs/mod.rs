@@ -1,7 +1,7 @@
 //! Filesystems inside a guest, addressed by inode.
 //!
 //! A [`Filesystem`] answers for inodes and names; it knows nothing of paths. Path rules (symbolic links, `..`, mount
-//! points) live once, in [`resolve`]. A file's content is a [`BlockDevice`] again, so that everything above can ask where
+//! points) live once, in `resolve`. A file's content is a [`BlockDevice`] again, so that everything above can ask where
 //! holes are and where bytes lie in a host file before it reads them.
 //!
 //! One folder per filesystem, one file per on-disk concept, named with the specification's word.

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::limits;
 
 /// An absolute path inside a guest. It is split at `/`, empty components and `.` are gone; `..` is kept, because what it
-/// means depends on symbolic links and is decided in [`resolve`](super::resolve).
+/// means depends on symbolic links and is decided when it is resolved.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct GuestPath(Vec<u8>);
 

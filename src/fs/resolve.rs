@@ -44,6 +44,12 @@ impl Location {
 impl MountTable {
     /// Follows `path` from the guest's root.
     pub fn resolve(&self, path: &GuestPath, follow: Follow) -> Result<Location> {
+        let mut steps = limits::PATH_STEPS;
+        self.resolve_within(path, follow, &mut steps)
+    }
+
+    /// The same in at most `steps` components, of which those left over stay.
+    pub(crate) fn resolve_within(&self, path: &GuestPath, follow: Follow, steps: &mut u64) -> Result<Location> {
         let fail = |problem| Error::path(path.as_bytes(), problem);
         // Components still to go, the next one last.
         let mut rest: Vec<Vec<u8>> = path.components().rev().map(<[u8]>::to_vec).collect();
@@ -51,6 +57,7 @@ impl MountTable {
         let mut trail = vec![self.root()?];
         let mut links = 0u32;
         while let Some(name) = rest.pop() {
+            *steps = steps.checked_sub(1).ok_or_else(|| fail(PathProblem::TooManySymlinks))?;
             let Some(here) = trail.last() else { return Err(fail(PathProblem::NotFound)) };
             let here_type = here.fs.metadata(here.inode).map_err(|error| error.at_path(path.as_bytes()))?.file_type;
             if here_type != FileType::Dir {

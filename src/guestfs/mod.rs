@@ -3,25 +3,8 @@
 //! A handle goes through three states: drives are added, `launch` opens them, and then calls look inside; `shutdown`
 //! closes it. All methods take `&self` and the handle is `Send + Sync`: calls from several threads run at the same time.
 //! Drives are never written to.
-//!
-//! ```no_run
-//! # fn main() -> guestctl::Result<()> {
-//! let g = guestctl::Guestfs::new()?;
-//! g.add_drive_ro("disk.qcow2")?;
-//! g.launch()?;
-//! for root in g.inspect_os()? {
-//!     println!("{}", g.inspect_get_product_name(&root)?);
-//!     for (mountpoint, device) in g.inspect_get_mountpoints(&root)? {
-//!         g.mount_ro(&device, &mountpoint)?;
-//!     }
-//!     println!("{}", g.cat("/etc/hostname")?);
-//!     g.umount_all()?;
-//! }
-//! g.shutdown()?;
-//! # Ok(())
-//! # }
-//! ```
 
+mod create;
 mod devices;
 mod drive;
 mod files;
@@ -44,7 +27,25 @@ use crate::inspect::OperatingSystem;
 use devices::Devices;
 use drive::Drive;
 
-/// A guest's disks and what is mounted from them; see the [module head](self).
+/// A guest's disks and what is mounted from them.
+///
+/// ```no_run
+/// # fn main() -> guestctl::Result<()> {
+/// let g = guestctl::Guestfs::new()?;
+/// g.add_drive_ro("disk.qcow2")?;
+/// g.launch()?;
+/// for root in g.inspect_os()? {
+///     println!("{}", g.inspect_get_product_name(&root)?);
+///     for (mountpoint, device) in g.inspect_get_mountpoints(&root)? {
+///         g.mount_ro(&device, &mountpoint)?;
+///     }
+///     println!("{}", g.cat("/etc/hostname")?);
+///     g.umount_all()?;
+/// }
+/// g.shutdown()?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Default)]
 pub struct Guestfs {
     state: RwLock<State>,

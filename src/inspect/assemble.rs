@@ -9,6 +9,7 @@ use super::fstab::{self, Entry, Opened};
 use super::reader::{Notes, Reader};
 use super::version::natural_order;
 use super::{Guest, assignments, ostree};
+use crate::bytes::escape;
 use crate::error::Result;
 use crate::fs::{FsKind, GuestPath, MountTable, SubRoot};
 use crate::limits;
@@ -30,7 +31,7 @@ pub(super) fn assemble<'a>(
     roles: &[Role],
     root: &'a Candidate,
     role: Role,
-    notes: &Notes,
+    notes: &Notes<'_>,
 ) -> Result<Option<Assembled<'a>>> {
     let Some(fs) = root.fs.clone() else { return Ok(None) };
     let physical = MountTable::with_root(&root.mountable, fs);
@@ -50,13 +51,12 @@ fn ostree_root<'a>(
     devices: &Devices<'a>,
     root: &'a Candidate,
     physical: &MountTable,
-    notes: &Notes,
+    notes: &Notes<'_>,
 ) -> Result<Option<Assembled<'a>>> {
-    let neighbours = devices.candidates().iter().filter(|other| other.disk() == root.disk());
-    let others = neighbours.filter(|other| other.mountable != root.mountable);
+    let others = devices.neighbours(root).into_iter().filter(|other| other.mountable != root.mountable);
     let boots = others.filter_map(|other| Some(MountTable::with_root(&other.mountable, other.fs.clone()?)));
     let boots: Vec<MountTable> = boots.collect();
-    let Some(deployment) = ostree::find(Guest::new(physical), &boots, notes)? else { return Ok(None) };
+    let Some(deployment) = ostree::find(notes.guest(physical), &boots, notes)? else { return Ok(None) };
 
     let directory = deployment.directory;
     let fs = SubRoot::new(directory.fs.clone(), directory.inode);
@@ -73,12 +73,12 @@ fn ostree_root<'a>(
 }
 
 impl<'a> Assembled<'a> {
-    fn guest(&self) -> Guest<'_> {
-        Guest::new(&self.mounts)
+    fn guest<'g>(&'g self, notes: &Notes<'g>) -> Guest<'g> {
+        notes.guest(&self.mounts)
     }
 
     /// Mounts `candidate` at `mountpoint` unless something is there. What cannot be mounted is noted.
-    fn mount(&mut self, candidate: &'a Candidate, path: GuestPath, notes: &Notes) -> Result<()> {
+    fn mount(&mut self, candidate: &'a Candidate, path: GuestPath, notes: &Notes<'_>) -> Result<()> {
         if self.mountpoints.contains_key(&path) {
             return Ok(());
         }
@@ -87,10 +87,14 @@ impl<'a> Assembled<'a> {
             return Ok(());
         }
         match &candidate.fs {
-            Some(fs) => {
+            // The look goes on the inspection's expense and keeps an expensive path from being mounted at.
+            Some(fs)
+                if notes.tolerate(self.guest(notes).is_dir(&String::from_utf8_lossy(path.as_bytes())))?.is_some() =>
+            {
                 let mounted = self.mounts.mount(&candidate.mountable, &path, fs.clone());
                 notes.tolerate(mounted.map_err(|error| error.on_device(&candidate.mountable)))?;
             }
+            Some(_) => return Ok(()),
             None => notes.add(format!(
                 "{} at {path} cannot be read ({})",
                 candidate.mountable,
@@ -102,7 +106,7 @@ impl<'a> Assembled<'a> {
     }
 
     /// What fstab and mount units say; discoverable partitions when they do not mount the root.
-    fn configured(&mut self, devices: &Devices<'a>, root: &'a Candidate, notes: &Notes) -> Result<()> {
+    fn configured(&mut self, devices: &Devices<'a>, root: &'a Candidate, notes: &Notes<'_>) -> Result<()> {
         let (entries, opened) = self.entries(notes)?;
         let mut wanted: BTreeMap<GuestPath, &'a Candidate> = BTreeMap::new();
         let mut has_root = false;
@@ -137,8 +141,8 @@ impl<'a> Assembled<'a> {
         Ok(())
     }
 
-    fn entries(&self, notes: &Notes) -> Result<(Vec<Entry>, Vec<Opened>)> {
-        let reader = Reader::new(self.guest(), notes)?;
+    fn entries(&self, notes: &Notes<'_>) -> Result<(Vec<Entry>, Vec<Opened>)> {
+        let reader = Reader::new(self.guest(notes), notes)?;
         let text = |path: &str| -> Result<String> { Ok(reader.text(path)?.map(|text| text.value).unwrap_or_default()) };
         let mut entries = fstab::parse(&text("/etc/fstab")?);
         let units = reader.names("/etc/systemd/system")?;
@@ -160,10 +164,12 @@ impl<'a> Assembled<'a> {
         &mut self,
         devices: &Devices<'a>,
         root: &'a Candidate,
-        notes: &Notes,
+        notes: &Notes<'_>,
     ) -> Result<Vec<(GuestPath, &'a Candidate)>> {
-        let Some(disk) = root.disk() else { return Ok(Vec::new()) };
-        let neighbours: Vec<&'a Candidate> = devices.candidates().iter().filter(|c| c.disk() == Some(disk)).collect();
+        if root.disk().is_none() {
+            return Ok(Vec::new());
+        }
+        let neighbours = devices.neighbours(root);
         let is_boot = |candidate: &Candidate| {
             candidate.purpose() == Some(Purpose::Xbootldr) || candidate.identity.label.as_deref() == Some("boot")
         };
@@ -180,7 +186,7 @@ impl<'a> Assembled<'a> {
             };
             for mountpoint in mountpoints {
                 let is_taken = *mountpoint == "/boot" && has_boot && !is_boot(candidate);
-                if !is_taken && notes.tolerate(self.guest().is_dir(mountpoint))? == Some(true) {
+                if !is_taken && notes.tolerate(self.guest(notes).is_dir(mountpoint))? == Some(true) {
                     found.push((GuestPath::parse(mountpoint)?, candidate));
                     break;
                 }
@@ -191,9 +197,15 @@ impl<'a> Assembled<'a> {
 
     /// When the root has no `/usr` after all, the `/usr` of the highest version that no one names (Container Linux keeps
     /// two, one for the next update).
-    fn separate_usr(&mut self, devices: &Devices<'a>, roles: &[Role], root: &Candidate, notes: &Notes) -> Result<()> {
+    fn separate_usr(
+        &mut self,
+        devices: &Devices<'a>,
+        roles: &[Role],
+        root: &Candidate,
+        notes: &Notes<'_>,
+    ) -> Result<()> {
         let usr = GuestPath::parse("/usr")?;
-        let guest = self.guest();
+        let guest = self.guest(notes);
         if self.mountpoints.contains_key(&usr) || guest.is_dir("/usr/bin")? || !guest.is_dir("/usr")? {
             return Ok(());
         }
@@ -204,7 +216,7 @@ impl<'a> Assembled<'a> {
                 continue;
             };
             let table = MountTable::with_root(&candidate.mountable, fs);
-            let text = notes.tolerate(Guest::new(&table).read_text("/lib/os-release"))?.flatten().unwrap_or_default();
+            let text = notes.tolerate(notes.guest(&table).read_text("/lib/os-release"))?.flatten().unwrap_or_default();
             let version = assignments::find(&text, "VERSION_ID").unwrap_or_default();
             if best.as_ref().is_none_or(|(highest, _)| natural_order(highest, &version).is_lt()) {
                 best = Some((version, candidate));
@@ -217,8 +229,9 @@ impl<'a> Assembled<'a> {
 fn unresolved(entry: &Entry, opened: &[Opened]) -> String {
     let name = entry.spec.strip_prefix("/dev/mapper/");
     let encrypted = name.and_then(|name| opened.iter().find(|opened| opened.name == name));
+    let (spec, file) = (escape(entry.spec.as_bytes()), escape(entry.file.as_bytes()));
     match encrypted {
-        Some(opened) => format!("fstab: {} for {} is encrypted on {}", entry.spec, entry.file, opened.source),
-        None => format!("fstab: {} for {} is not in this image", entry.spec, entry.file),
+        Some(opened) => format!("fstab: {spec} for {file} is encrypted on {}", escape(opened.source.as_bytes())),
+        None => format!("fstab: {spec} for {file} is not in this image"),
     }
 }

@@ -3,17 +3,21 @@
 //! They are subsets of shell. A line is a comment (`#`), blank, or `[export ]KEY=value`; the value may be bare, in `'…'`
 //! (nothing is special inside) or in `"…"` (a backslash before `"`, `$`, `` ` `` or `\` is cut). A bare value ends at a
 //! blank. Nothing is expanded and nothing runs. The last assignment of a key wins, as in a shell.
+//! Lines longer than PATH_MAX are passed over.
 
 use std::collections::BTreeMap;
 
 use crate::limits;
 
-/// The assignments in `text`; lines that are none are passed over. At most [`limits::INSPECT_ENTRIES`] keys are kept.
+/// Keys kept of one file. Ours; os-release has some 20.
+const KEYS: usize = 1_024;
+
+/// The assignments in `text`; lines that are none are passed over. At most 1,024 keys are kept.
 #[must_use]
 pub fn parse(text: &str) -> BTreeMap<String, String> {
     let mut values = BTreeMap::new();
     for (key, value) in text.lines().filter_map(assignment) {
-        if values.len() >= limits::INSPECT_ENTRIES {
+        if values.len() >= KEYS {
             break;
         }
         values.insert(key.to_owned(), unquote(value));
@@ -30,6 +34,9 @@ pub fn find(text: &str, key: &str) -> Option<String> {
 
 fn assignment(line: &str) -> Option<(&str, &str)> {
     let line = line.trim();
+    if line.len() > limits::PATH_BYTES {
+        return None;
+    }
     let line = line.strip_prefix("export ").unwrap_or(line).trim_start();
     let (key, value) = line.split_once('=')?;
     let key = key.trim_end();

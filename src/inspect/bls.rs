@@ -29,7 +29,7 @@ pub(super) struct Entry {
 const ENTRIES: usize = 256;
 
 /// The entries in `directory`, sorted, the default last.
-pub(super) fn read(guest: Guest<'_>, directory: &str, notes: &Notes) -> Result<Vec<Entry>> {
+pub(super) fn read(guest: Guest<'_>, directory: &str, notes: &Notes<'_>) -> Result<Vec<Entry>> {
     let names = notes.tolerate(guest.list(directory))?.unwrap_or_default();
     let mut entries = Vec::new();
     for name in names.iter().filter(|name| name.ends_with(".conf")).take(ENTRIES) {

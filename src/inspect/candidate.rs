@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use super::budget::Budget;
 use super::discoverable::{Purpose, purpose};
 use super::{Guest, NIXOS_PROFILE};
 use crate::error::Result;
@@ -69,10 +70,10 @@ pub(super) enum Role {
 }
 
 /// What the filesystem of `candidate` looks like.
-pub(super) fn role(candidate: &Candidate) -> Result<Role> {
+pub(super) fn role(candidate: &Candidate, budget: &Budget) -> Result<Role> {
     let Some(fs) = candidate.fs.clone() else { return Ok(Role::Other) };
     let mounts = MountTable::with_root(&candidate.mountable, fs);
-    let guest = Guest::new(&mounts);
+    let guest = Guest::within(&mounts, budget);
     let top = guest.list("/")?;
     let has = |name: &str| top.iter().any(|entry| entry == name);
     if has("etc") && is_other_unix(guest)? {

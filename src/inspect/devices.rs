@@ -16,7 +16,8 @@ use super::candidate::Candidate;
 #[derive(Debug)]
 pub(super) struct Devices<'a> {
     candidates: &'a [Candidate],
-    names: HashMap<&'a str, usize>,
+    /// By mountable, alias, and tag: `UUID=…` in lower case, `LABEL=…`.
+    names: HashMap<String, usize>,
     /// The one disk of the guest; `None` when there are several.
     only_disk: Option<&'a str>,
 }
@@ -25,8 +26,16 @@ impl<'a> Devices<'a> {
     pub(super) fn new(candidates: &'a [Candidate]) -> Self {
         let mut names = HashMap::new();
         for (index, candidate) in candidates.iter().enumerate() {
-            for name in std::iter::once(&candidate.mountable).chain(&candidate.aliases) {
-                names.entry(name.as_str()).or_insert(index);
+            let tag = |name: &str, value: &Option<String>| value.as_ref().map(|value| tag(name, value));
+            let tags = [
+                tag("UUID", &candidate.identity.uuid),
+                tag("LABEL", &candidate.identity.label),
+                tag("PARTUUID", &candidate.partuuid),
+                tag("PARTLABEL", &candidate.partlabel),
+            ];
+            let plain = std::iter::once(&candidate.mountable).chain(&candidate.aliases).cloned();
+            for name in plain.chain(tags.into_iter().flatten()) {
+                names.entry(name).or_insert(index);
             }
         }
         let disks: BTreeSet<&str> = candidates.iter().filter_map(Candidate::disk).collect();
@@ -38,13 +47,19 @@ impl<'a> Devices<'a> {
         self.candidates
     }
 
+    /// The candidates on the disk that `root` lies on; all of them when it lies on none (a logical volume).
+    pub(super) fn neighbours(&self, root: &Candidate) -> Vec<&'a Candidate> {
+        let is_near = |candidate: &&Candidate| root.disk().is_none() || candidate.disk() == root.disk();
+        self.candidates.iter().filter(is_near).collect()
+    }
+
     /// The candidate that `spec` names.
     pub(super) fn find(&self, spec: &str, root: &'a Candidate) -> Option<&'a Candidate> {
         if spec == "/dev/root" {
             return Some(root);
         }
-        if let Some((tag, value)) = spec.split_once('=').filter(|_| !spec.starts_with('/')) {
-            return self.tagged(tag, value);
+        if let Some((name, value)) = spec.split_once('=').filter(|_| !spec.starts_with('/')) {
+            return self.named(&tag(name, value));
         }
         if let Some((by, name)) = spec.strip_prefix("/dev/disk/by-").and_then(|rest| rest.split_once('/')) {
             return self.named(spec).or_else(|| self.udev_link(by, name));
@@ -61,21 +76,9 @@ impl<'a> Devices<'a> {
         self.candidates.get(*self.names.get(name)?)
     }
 
-    fn tagged(&self, tag: &str, value: &str) -> Option<&'a Candidate> {
-        let same = |ours: &Option<String>| ours.as_deref() == Some(value);
-        let same_uuid = |ours: &Option<String>| ours.as_deref().is_some_and(|ours| ours.eq_ignore_ascii_case(value));
-        self.candidates.iter().find(|candidate| match tag {
-            "UUID" => same_uuid(&candidate.identity.uuid),
-            "LABEL" => same(&candidate.identity.label),
-            "PARTUUID" => same_uuid(&candidate.partuuid),
-            "PARTLABEL" => same(&candidate.partlabel),
-            _ => false,
-        })
-    }
-
     fn udev_link(&self, by: &str, name: &str) -> Option<&'a Candidate> {
         match by {
-            "uuid" | "label" | "partuuid" | "partlabel" => self.tagged(&by.to_ascii_uppercase(), &udev_text(name)),
+            "uuid" | "label" | "partuuid" | "partlabel" => self.named(&tag(&by.to_ascii_uppercase(), &udev_text(name))),
             "id" | "path" => {
                 if let Some(name) = name.strip_prefix("dm-name-") {
                     return self.named(&mapper_path(name)?);
@@ -89,6 +92,11 @@ impl<'a> Devices<'a> {
             _ => None,
         }
     }
+}
+
+/// A tag as it is looked up: identifiers in any case, labels in theirs.
+fn tag(name: &str, value: &str) -> String {
+    if name.ends_with("UUID") { format!("{name}={}", value.to_ascii_lowercase()) } else { format!("{name}={value}") }
 }
 
 /// `VG-LV` of the device mapper as `/dev/VG/LV`: `--` is a hyphen, `-` the border.

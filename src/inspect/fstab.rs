@@ -14,6 +14,9 @@
 use super::assignments::unquote;
 use crate::limits;
 
+/// Bytes of one line. Ours: a device, a path and options.
+const LINE_BYTES: usize = 2 * limits::PATH_BYTES;
+
 /// One line of fstab.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
@@ -69,7 +72,7 @@ pub fn parse(text: &str) -> Vec<Entry> {
 
 fn entry(line: &str) -> Option<Entry> {
     let line = line.trim_start();
-    if line.starts_with('#') {
+    if line.starts_with('#') || line.len() > LINE_BYTES {
         return None;
     }
     let (spec, rest) = spec_field(line);

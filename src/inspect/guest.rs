@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use super::budget::Budget;
 use crate::block::{BlockDevice, read_vec};
 use crate::bytes::{to_u64, to_usize};
 use crate::error::{Error, Result};
@@ -13,13 +14,28 @@ use crate::limits;
 #[derive(Debug, Clone, Copy)]
 pub struct Guest<'a> {
     mounts: &'a MountTable,
+    budget: Option<&'a Budget>,
 }
 
 impl<'a> Guest<'a> {
     /// The guest whose namespace is `mounts`.
     #[must_use]
     pub fn new(mounts: &'a MountTable) -> Self {
-        Self { mounts }
+        Self { mounts, budget: None }
+    }
+
+    /// The same, at the expense of `budget`.
+    pub(super) fn within(mounts: &'a MountTable, budget: &'a Budget) -> Self {
+        Self { mounts, budget: Some(budget) }
+    }
+
+    /// Entries of a list made of this guest, before it is kept.
+    pub(super) fn spend_entries(&self, count: usize) -> Result<()> {
+        self.budget.map_or(Ok(()), |budget| budget.spend_entries(to_u64(count)))
+    }
+
+    fn spend_bytes(&self, count: u64) -> Result<()> {
+        self.budget.map_or(Ok(()), |budget| budget.spend_bytes(count))
     }
 
     /// Its namespace.
@@ -44,7 +60,14 @@ impl<'a> Guest<'a> {
     }
 
     fn resolve(&self, path: &str, follow: Follow) -> Result<Option<Location>> {
-        match self.mounts.resolve(&GuestPath::parse(path)?, follow) {
+        let allowed = self.budget.map_or(limits::PATH_STEPS, |budget| budget.steps().min(limits::PATH_STEPS));
+        let mut left = allowed;
+        let resolved = self.mounts.resolve_within(&GuestPath::parse(path)?, follow, &mut left);
+        if let Some(budget) = self.budget {
+            // One more, so that an exhausted budget is an error and not a path that leads nowhere.
+            budget.spend_steps(allowed.saturating_sub(left).saturating_add(1))?;
+        }
+        match resolved {
             Ok(location) => Ok(Some(location)),
             Err(error) if matches!(error.kind(), crate::ErrorKind::Path { .. }) => Ok(None),
             Err(error) => Err(error),
@@ -79,6 +102,7 @@ impl<'a> Guest<'a> {
     pub fn read(&self, path: &str) -> Result<Option<Vec<u8>>> {
         let Some(file) = self.open(path)? else { return Ok(None) };
         let size = limits::check("bytes of an inspected file", file.size(), limits::INSPECT_FILE_BYTES);
+        let size = size.and_then(|size| self.spend_bytes(size).map(|()| size));
         let bytes = size.and_then(|size| read_vec(&file, 0, to_usize(size)));
         bytes.map(Some).map_err(|error: Error| error.at_path(path.as_bytes()))
     }
@@ -91,7 +115,8 @@ impl<'a> Guest<'a> {
     /// The first `len` bytes of the regular file at `path`, fewer when it is shorter.
     pub fn head(&self, path: &str, len: usize) -> Result<Option<Vec<u8>>> {
         let Some(file) = self.open(path)? else { return Ok(None) };
-        let bytes = read_vec(&file, 0, len.min(to_usize(file.size())));
+        let len = len.min(to_usize(file.size()));
+        let bytes = self.spend_bytes(to_u64(len)).and_then(|()| read_vec(&file, 0, len));
         bytes.map(Some).map_err(|error: Error| error.at_path(path.as_bytes()))
     }
 
@@ -104,6 +129,7 @@ impl<'a> Guest<'a> {
             && location.metadata()?.file_type == FileType::Dir
         {
             let visited = location.fs.read_dir(location.inode, &mut |entry| {
+                self.spend_entries(1)?;
                 seen = seen.saturating_add(1);
                 if seen > limits::INSPECT_ENTRIES {
                     let limit = to_u64(limits::INSPECT_ENTRIES);

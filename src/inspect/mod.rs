@@ -22,6 +22,7 @@ mod assemble;
 pub mod assignments;
 mod bls;
 mod bootloader;
+mod budget;
 mod candidate;
 mod cloud_init;
 mod devices;
@@ -61,6 +62,7 @@ pub use ssh::SshHostKey;
 pub use users::{Group, Password, User};
 pub use version::{Version, natural_order};
 
+use budget::Budget;
 use candidate::Role;
 use devices::Devices;
 use reader::Notes;
@@ -73,10 +75,11 @@ const NIXOS_PROFILE: &str = "/nix/var/nix/profiles/system";
 /// The operating systems on these filesystems, sorted by their roots' names; none is no error. A filesystem whose top
 /// directories are broken holds no system that can be found; that is an error when there is no other.
 pub fn inspect(candidates: &[Candidate]) -> Result<Vec<OperatingSystem>> {
+    let budget = Budget::new();
     let mut broken = None;
     let mut roles = Vec::new();
     for candidate in candidates {
-        roles.push(match candidate::role(candidate) {
+        roles.push(match candidate::role(candidate, &budget) {
             Err(error) if !matches!(error.kind(), ErrorKind::Io { .. } | ErrorKind::Cancelled) => {
                 log::debug!("{}: {error}", candidate.mountable);
                 broken.get_or_insert(error.on_device(&candidate.mountable));
@@ -91,7 +94,7 @@ pub fn inspect(candidates: &[Candidate]) -> Result<Vec<OperatingSystem>> {
         if !matches!(role, Role::Root | Role::Ostree) {
             continue;
         }
-        let notes = Notes::default();
+        let notes = Notes::new(&budget);
         if let Some(assembled) = assemble::assemble(&devices, &roles, root, *role, &notes)? {
             systems.push(OperatingSystem::examine(&devices, root, assembled, notes)?);
         }

@@ -131,14 +131,14 @@ impl OperatingSystem {
         devices: &Devices<'_>,
         root: &Candidate,
         assembled: Assembled<'_>,
-        notes: Notes,
+        notes: Notes<'_>,
     ) -> Result<Self> {
         let filesystems = filesystems(&assembled);
         let mountpoints = assembled.mountpoints.iter();
         let mountpoints = mountpoints.map(|(path, candidate)| (path.clone(), candidate.mountable.clone())).collect();
         let mounts = assembled.mounts;
         let recovery = recovery(&mounts);
-        let reader = Reader::new(Guest::new(&mounts), &notes)?;
+        let reader = Reader::new(notes.guest(&mounts), &notes)?;
 
         let identity = release_files::identify(&reader)?;
         let distro = identity.distro.as_ref().map_or("unknown", |distro| distro.value.as_str());
@@ -146,8 +146,7 @@ impl OperatingSystem {
         let osinfo = distro::osinfo(distro, version);
         let (package_format, package_management) = packaging(&reader, distro, &identity.like, version)?;
 
-        let neighbours: Vec<&Candidate> = devices.candidates().iter().filter(|c| c.disk() == root.disk()).collect();
-        let boot = bootloader::boot(&reader, &neighbours)?;
+        let boot = bootloader::boot(&reader, &devices.neighbours(root))?;
         let init_system = services::init_system(&reader)?;
         let services = match &init_system {
             Some(init) => services::services(&reader, init.value)?,

@@ -11,6 +11,7 @@
 
 use super::reader::Notes;
 use super::{Guest, bls};
+use crate::bytes::escape;
 use crate::error::Result;
 use crate::fs::{FileType, Location, MountTable};
 
@@ -25,10 +26,10 @@ pub(super) struct Deployment {
 
 /// Finds the deployment in `physical`, the guest as the physical root shows it; `boots` are other filesystems of the same
 /// disk, one of which may hold the boot entries.
-pub(super) fn find(physical: Guest<'_>, boots: &[MountTable], notes: &Notes) -> Result<Option<Deployment>> {
+pub(super) fn find(physical: Guest<'_>, boots: &[MountTable], notes: &Notes<'_>) -> Result<Option<Deployment>> {
     let mut entries = bls::read(physical, "/boot/loader/entries", notes)?;
     for boot in boots {
-        entries.extend(bls::read(Guest::new(boot), "/loader/entries", notes)?);
+        entries.extend(bls::read(notes.guest(boot), "/loader/entries", notes)?);
     }
     bls::sort(&mut entries);
     for entry in entries.iter().rev() {
@@ -40,12 +41,12 @@ pub(super) fn find(physical: Guest<'_>, boots: &[MountTable], notes: &Notes) -> 
         {
             return deployment(physical, directory, notes).map(Some);
         }
-        notes.add(format!("boot entry {}: {path} does not exist", entry.file));
+        notes.add(format!("boot entry {}: {} does not exist", entry.file, escape(path.as_bytes())));
     }
     newest(physical, notes)
 }
 
-fn newest(physical: Guest<'_>, notes: &Notes) -> Result<Option<Deployment>> {
+fn newest(physical: Guest<'_>, notes: &Notes<'_>) -> Result<Option<Deployment>> {
     let mut found = None;
     for stateroot in notes.tolerate(physical.list("/ostree/deploy"))?.unwrap_or_default() {
         let parent = format!("/ostree/deploy/{stateroot}/deploy");
@@ -63,7 +64,7 @@ fn newest(physical: Guest<'_>, notes: &Notes) -> Result<Option<Deployment>> {
     found.map(|(_, directory)| deployment(physical, directory, notes)).transpose()
 }
 
-fn deployment(physical: Guest<'_>, directory: Location, notes: &Notes) -> Result<Deployment> {
+fn deployment(physical: Guest<'_>, directory: Location, notes: &Notes<'_>) -> Result<Deployment> {
     let stateroot = directory.path.parent().parent();
     let var = String::from_utf8_lossy(stateroot.join(b"var").as_bytes()).into_owned();
     let var = notes.tolerate(physical.locate(&var))?.flatten();

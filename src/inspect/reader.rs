@@ -13,8 +13,9 @@ use std::collections::HashSet;
 use serde::Serialize;
 
 use super::Guest;
+use super::budget::Budget;
 use crate::error::{ErrorKind, Result};
-use crate::fs::FileType;
+use crate::fs::{FileType, MountTable};
 use crate::limits;
 
 /// A value and the guest file that says so.
@@ -38,13 +39,28 @@ impl<T> Sourced<T> {
     }
 }
 
-/// What could not be read, in sentences for the user.
-#[derive(Debug, Default)]
-pub(super) struct Notes(RefCell<Vec<String>>);
+/// What could not be read, in sentences for the user, and what may still be read.
+#[derive(Debug)]
+pub(super) struct Notes<'b> {
+    notes: RefCell<Vec<String>>,
+    budget: &'b Budget,
+}
 
-impl Notes {
+impl<'b> Notes<'b> {
+    pub(super) fn new(budget: &'b Budget) -> Self {
+        Self { notes: RefCell::default(), budget }
+    }
+
+    /// `mounts` as a guest that is read at the inspection's expense.
+    pub(super) fn guest<'a>(&self, mounts: &'a MountTable) -> Guest<'a>
+    where
+        'b: 'a,
+    {
+        Guest::within(mounts, self.budget)
+    }
+
     pub(super) fn add(&self, note: impl Into<String>) {
-        let mut notes = self.0.borrow_mut();
+        let mut notes = self.notes.borrow_mut();
         let note = note.into();
         match notes.len().cmp(&limits::INSPECT_NOTES) {
             std::cmp::Ordering::Less if !notes.contains(&note) => notes.push(note),
@@ -66,7 +82,7 @@ impl Notes {
     }
 
     pub(super) fn into_inner(self) -> Vec<String> {
-        self.0.into_inner()
+        self.notes.into_inner()
     }
 }
 
@@ -77,7 +93,7 @@ const FALLBACKS: [&str; 2] = ["/usr", super::NIXOS_PROFILE];
 #[derive(Debug)]
 pub(super) struct Reader<'a> {
     guest: Guest<'a>,
-    notes: &'a Notes,
+    notes: &'a Notes<'a>,
     /// The names in `/etc`: most files that are asked for are not there, and this answers for all of them at once.
     etc: HashSet<String>,
     fallbacks: Vec<&'static str>,
@@ -98,7 +114,7 @@ impl<'a> Reader<'a> {
         self.guest
     }
 
-    pub(super) fn notes(&self) -> &'a Notes {
+    pub(super) fn notes(&self) -> &'a Notes<'a> {
         self.notes
     }
 
@@ -185,7 +201,9 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The first line that is neither blank nor a comment, blanks cut.
+/// The first line that is neither blank nor a comment, blanks cut; one longer than a path is no name of anything.
 pub(super) fn first_line(text: &str) -> Option<String> {
-    text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#')).map(str::to_owned)
+    let mut lines = text.lines().map(str::trim);
+    let line = lines.find(|line| !line.is_empty() && !line.starts_with('#'));
+    line.filter(|line| line.len() <= limits::PATH_BYTES).map(str::to_owned)
 }

@@ -62,7 +62,8 @@ pub(super) fn users(reader: &Reader<'_>) -> Result<Option<Sourced<Vec<User>>>> {
     if users.len() == limits::INSPECT_ENTRIES {
         reader.notes().add(format!("{}: only the first {} users are listed", text.source, users.len()));
     }
-    Ok(Some(Sourced::new(users, text.source)))
+    let paid = reader.notes().tolerate(reader.guest().spend_entries(users.len()))?;
+    Ok(paid.map(|()| Sourced::new(users, text.source)))
 }
 
 /// The groups in the order of group.
@@ -78,7 +79,8 @@ pub(super) fn groups(reader: &Reader<'_>) -> Result<Option<Sourced<Vec<Group>>>>
         }
         groups.push(group);
     }
-    Ok(Some(Sourced::new(groups, text.source)))
+    let paid = reader.notes().tolerate(reader.guest().spend_entries(names))?;
+    Ok(paid.map(|()| Sourced::new(groups, text.source)))
 }
 
 fn passwords(shadow: &str) -> HashMap<&str, Password> {

@@ -4,13 +4,16 @@
 //! never below, on the rayon pool that the caller is in; what comes out never depends on the number of threads.
 
 mod checksum;
+mod create;
 mod download;
 mod find;
 mod glob;
 mod long;
+mod staged;
 mod walk;
 
 pub use checksum::{Algorithm, checksum};
+pub use create::create_raw;
 pub use download::{download, write_to};
 pub use find::{find, find0};
 pub use glob::glob_expand;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::corners::pattern;
-use super::support::program::guestctl;
+use super::program::guestctl;
 use super::support::{have, root, shell};
 
 /// `fs.raw`, with as much as can be made without root.

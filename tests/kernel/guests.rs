@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::facts::{Contents, Tree, listed, mounted, same};
 use super::mounted::{Mounted, can_mount};
-use super::support::program::guestctl;
+use super::program::guestctl;
 use super::support::{have, shell};
 
 fn guests() -> Option<PathBuf> {

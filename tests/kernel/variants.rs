@@ -9,7 +9,7 @@ use guestctl::Guestfs;
 use super::corners::{GIANTS, fill};
 use super::facts::{Contents, Tree, listed, mounted, same};
 use super::mounted::{Mounted, can_mount};
-use super::support::program::guestctl;
+use super::program::guestctl;
 use super::support::{have, shell};
 
 /// How a filesystem is made: mke2fs's arguments, what is done to it when it is full, and the names in its huge directory.

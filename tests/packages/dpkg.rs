@@ -104,19 +104,35 @@ fn corner_cases_read_as_dpkg_query_says() {
 }
 
 #[test]
-fn unmerged_updates_count() {
+fn unmerged_updates_count_as_dpkg_query_says() {
     let stanza = |name: &str, state: &str, version: &str| {
-        format!("Package: {name}\nStatus: {state}\nArchitecture: amd64\nVersion: {version}\n")
+        let rest = "Maintainer: A <a@example.org>\nArchitecture: amd64\nDescription: x\n";
+        format!("Package: {name}\nStatus: {state}\nVersion: {version}\n{rest}")
     };
     let status = ["a", "b", "c"].map(|name| stanza(name, "install ok installed", "1")).join("\n");
-    let tree = Tree::new()
-        .file(STATUS, status)
-        .file("/var/lib/dpkg/updates/0000", stanza("a", "install ok unpacked", "2"))
-        .file("/var/lib/dpkg/updates/0001", stanza("a", "install ok installed", "2"))
-        .file("/var/lib/dpkg/updates/0002", stanza("b", "install ok half-installed", "1"))
-        .file("/var/lib/dpkg/updates/0003", stanza("d", "install ok installed", "7"))
-        .file("/var/lib/dpkg/updates/tmp.i", stanza("c", "install ok installed", "9"));
+    let updates = [
+        ("0000", stanza("a", "install ok unpacked", "2")),
+        ("0001", stanza("a", "install ok installed", "2")),
+        ("0002", stanza("b", "install reinstreq half-installed", "1")),
+        ("0003", stanza("d", "install ok installed", "7")),
+        ("tmp.i", stanza("c", "install ok installed", "9")),
+    ];
+    let mut tree = Tree::new().file(STATUS, &*status);
+    for (name, update) in &updates {
+        tree = tree.file(&format!("/var/lib/dpkg/updates/{name}"), &**update);
+    }
     let packages = complete(list(tree));
     let found: Vec<_> = packages.iter().map(|package| (&*package.name, &*package.version)).collect();
     assert_eq!(found, [("a", "2"), ("c", "1"), ("d", "7")]);
+    if have("dpkg-query") {
+        let admindir = tempfile::tempdir().unwrap();
+        for directory in ["info", "updates"] {
+            std::fs::create_dir(admindir.path().join(directory)).unwrap();
+        }
+        std::fs::write(admindir.path().join("status"), status).unwrap();
+        for (name, update) in &updates {
+            std::fs::write(admindir.path().join("updates").join(name), update).unwrap();
+        }
+        assert_same(&packages, &dpkg_query(admindir.path()), "updates");
+    }
 }

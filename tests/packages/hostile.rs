@@ -168,7 +168,7 @@ mod pages {
 fn sqlite_damage_is_named_and_the_rest_is_listed() {
     use pages::{cell, database, interior, leaf, overflow, record, row, varint, with_schema};
     let good_cell = cell(&row(&header("good", 10)));
-    let good = database(&[leaf(&[good_cell.clone()])]);
+    let good = database(&[leaf(std::slice::from_ref(&good_cell))]);
     assert_eq!(read_sqlite(&good).packages[0].name, "good");
 
     // A row that goes on in overflow pages: how much lies in the leaf is section 1.6's, by hand for 512 bytes.
@@ -211,16 +211,31 @@ fn sqlite_damage_is_named_and_the_rest_is_listed() {
         ("cell pointer", patched(&good, 520, &[255, 255]), at("length"), 0),
         (
             "own child",
-            database(&[interior(&[2, 3], 4), leaf(&[good_cell.clone()]), leaf(&[])]),
+            database(&[interior(&[2, 3], 4), leaf(std::slice::from_ref(&good_cell)), leaf(&[])]),
             at("left child page number"),
             1,
         ),
-        ("own last child", database(&[interior(&[3], 2), leaf(&[good_cell.clone()])]), at("right-most pointer"), 1),
-        ("one child twice", database(&[interior(&[3], 3), leaf(&[good_cell.clone()])]), at("right-most pointer"), 1),
-        ("child 0", database(&[interior(&[0], 3), leaf(&[good_cell.clone()])]), at("left child page number"), 1),
+        (
+            "own last child",
+            database(&[interior(&[3], 2), leaf(std::slice::from_ref(&good_cell))]),
+            at("right-most pointer"),
+            1,
+        ),
+        (
+            "one child twice",
+            database(&[interior(&[3], 3), leaf(std::slice::from_ref(&good_cell))]),
+            at("right-most pointer"),
+            1,
+        ),
+        (
+            "child 0",
+            database(&[interior(&[0], 3), leaf(std::slice::from_ref(&good_cell))]),
+            at("left child page number"),
+            1,
+        ),
         (
             "child type",
-            database(&[interior(&[3], 4), vec![1; 512], leaf(&[good_cell.clone()])]),
+            database(&[interior(&[3], 4), vec![1; 512], leaf(std::slice::from_ref(&good_cell))]),
             at("b-tree page type"),
             1,
         ),

@@ -11,7 +11,7 @@ const PAGE: usize = 4_096;
 pub(super) fn database(headers: &[(u32, Vec<u8>)]) -> Vec<u8> {
     let slot_pages = (2 + 2 * headers.len()).div_ceil(PAGE / BLOCK);
     let mut slots =
-        vec![b"RpmP".to_vec(), [0, 1, slot_pages as u32, 1_000].map(u32::to_le_bytes).concat(), vec![0; 12]].concat();
+        [b"RpmP".to_vec(), [0, 1, slot_pages as u32, 1_000].map(u32::to_le_bytes).concat(), vec![0; 12]].concat();
     let mut blobs = Vec::new();
     for (package, header) in headers {
         let first = slot_pages * PAGE / BLOCK + blobs.len() / BLOCK;

@@ -1,9 +1,6 @@
 //! What the integration tests share: finding the tools that serve as oracles.
 #![allow(dead_code, unreachable_pub, reason = "each test program uses a part")]
 
-#[cfg(feature = "cli")]
-pub mod program;
-
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 

@@ -1,4 +1,5 @@
 //! Running the real program.
+#![allow(dead_code, reason = "each test program uses a part")]
 
 use std::ffi::OsStr;
 use std::process::Command;
@@ -39,7 +40,7 @@ impl Ran {
 /// The program, to be run.
 pub fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_guestctl"));
-    command.env_remove("GUESTCTL_LOG");
+    command.env_remove("GUESTCTL_DEBUG");
     command
 }
 

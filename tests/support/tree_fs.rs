@@ -174,9 +174,7 @@ impl Filesystem for TreeFs {
         match self.node(inode) {
             Node::File(content) => Ok(Arc::new(Memory::new(content.clone()))),
             Node::Sparse(size) => Ok(Arc::new(Zeroes(*size))),
-            Node::Unreadable => {
-                Err(Error::io("read", "image", std::io::Error::new(std::io::ErrorKind::Other, "a bad sector")))
-            }
+            Node::Unreadable => Err(Error::io("read", "image", std::io::Error::other("a bad sector"))),
             _ => Err(Error::corrupt("tree", "extent", 7, "overlap", "no overlap")),
         }
     }

@@ -33,7 +33,7 @@ const DIRECTORY_CHUNK: u64 = 64 << 10;
 #[derive(Debug)]
 pub(super) struct Caches {
     /// By sector.
-    tables: Lru<(usize, u32), Arc<[u32]>>,
+    tables: Lru<(usize, u32), GrainTable>,
     /// By grain.
     grains: Lru<(usize, u64), Arc<[u8]>>,
     inflaters: Inflaters,
@@ -49,6 +49,14 @@ impl Caches {
             inflaters: Inflaters::default(),
         }
     }
+}
+
+/// A grain table in memory.
+#[derive(Debug, Clone)]
+struct GrainTable {
+    entries: Arc<[u32]>,
+    /// All entries are equal and say that there is nothing to read, so that the table can be passed over at once.
+    empty: bool,
 }
 
 /// An open sparse extent.
@@ -108,7 +116,7 @@ impl Sparse {
     }
 
     /// The grain table that directory entry `index` names.
-    fn table(&self, caches: &Caches, index: u64) -> Result<Option<Arc<[u32]>>> {
+    fn table(&self, caches: &Caches, index: u64) -> Result<Option<GrainTable>> {
         let sector = match self.directory.get(to_usize(index)) {
             None | Some(0) => return Ok(None),
             Some(&sector) => sector,
@@ -121,7 +129,11 @@ impl Sparse {
                 let expected = format!("a table inside the file of {} bytes", self.file.size());
                 return Err(Error::corrupt(FORMAT, "grain directory entry", at, sector, expected));
             }
-            Ok(entries(&read_vec(&self.file, start, to_usize(len))?).collect())
+            let entries: Arc<[u32]> = entries(&read_vec(&self.file, start, to_usize(len))?).collect();
+            let first = entries.first().copied().unwrap_or(0);
+            let nothing = first == 0 || (first == 1 && self.header.zeroed_grains);
+            let empty = nothing && entries.iter().all(|&entry| entry == first);
+            Ok(GrainTable { entries, empty })
         };
         caches.tables.get_or_read((self.number, sector), read).map(Some)
     }
@@ -165,10 +177,12 @@ impl Sparse {
                 Ok(table) => table,
             };
             let rest = per_table.saturating_sub(within);
-            let entries = table.as_deref().and_then(|table| table.get(to_usize(within)..)).unwrap_or_default();
-            let empty_table = std::iter::once((0, rest)).filter(|_| table.is_none());
-            let steps = entries.iter().map(|&entry| (entry, 1)).chain(empty_table);
-            for (entry, grains) in steps {
+            let table = table.as_ref();
+            let whole = table.is_none_or(|table| table.empty);
+            let entries = table.and_then(|table| table.entries.get(to_usize(within)..)).unwrap_or_default();
+            let at_once = whole.then(|| (entries.first().copied().unwrap_or(0), rest));
+            let one_by_one = entries.iter().filter(|_| !whole).map(|&entry| (entry, 1));
+            for (entry, grains) in at_once.into_iter().chain(one_by_one) {
                 let place = match self.place(entry, index, grain.checked_rem(per_table).unwrap_or(0)) {
                     Err(error) if first.is_none() => return Err(error),
                     Err(_) => break 'tables,

@@ -23,7 +23,7 @@ use super::checksum::extend;
 use super::inode::{FLAG_EXTENTS, RawInode};
 use super::journal::RangeChange;
 use crate::block::read_vec;
-use crate::bytes::{Record, join_u64, to_u64, to_usize};
+use crate::bytes::{Record, div_rem, join_u64, to_u64, to_usize};
 use crate::error::Result;
 use std::sync::Arc;
 
@@ -172,10 +172,11 @@ impl Ext4 {
                     return self.pointer_run(&record, index, per_block);
                 }
                 span = per_block.saturating_pow(deeper);
-                let at = to_usize(index / span.max(1)).saturating_mul(4);
+                let (slot, rest) = div_rem(index, span);
+                let at = to_usize(slot).saturating_mul(4);
                 block = u64::from(record.le32(at)?);
                 asked_at = record.position(at);
-                index %= span.max(1);
+                index = rest;
             }
         }
         let found = format!("block {logical} of inode {}", inode.number);

@@ -7,7 +7,7 @@ use super::Ext4;
 use super::block_map::Mapping;
 use super::inode::RawInode;
 use crate::block::{BlockDevice, Extent, ExtentKind, HostRange, check_range};
-use crate::bytes::{to_u64, to_usize};
+use crate::bytes::{div_rem, to_u64, to_usize};
 use crate::error::Result;
 
 /// How many runs of one kind `next_extent` joins before it answers.
@@ -16,7 +16,7 @@ const JOIN: usize = 1024;
 /// The content of one block-mapped inode.
 pub(super) struct Content {
     fs: Arc<Ext4>,
-    inode: RawInode,
+    inode: Arc<RawInode>,
     size: u64,
 }
 
@@ -27,14 +27,14 @@ impl std::fmt::Debug for Content {
 }
 
 impl Content {
-    pub(super) fn new(fs: Arc<Ext4>, inode: RawInode, size: u64) -> Self {
+    pub(super) fn new(fs: Arc<Ext4>, inode: Arc<RawInode>, size: u64) -> Self {
         Self { fs, inode, size }
     }
 
     /// The run at byte `at`: (its byte offset on the device unless it reads as zeroes, kind, bytes left in it).
     fn run(&self, at: u64) -> Result<(Option<u64>, ExtentKind, u64)> {
         let block_size = u64::from(self.fs.superblock.block_size);
-        let (logical, within) = (at / block_size.max(1), at % block_size.max(1));
+        let (logical, within) = div_rem(at, block_size);
         let Mapping { physical, unwritten, len } = self.fs.map_block(&self.inode, logical)?;
         let left = len.saturating_mul(block_size).saturating_sub(within).min(self.size.saturating_sub(at));
         Ok(match physical {

@@ -15,11 +15,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64_URL;
+use sha2::Digest;
+
 use super::Ext4;
 use super::checksum::extend;
 use super::features::INCOMPAT_FILETYPE;
 use super::inode::{FLAG_CASEFOLD, FLAG_ENCRYPT, FLAG_INDEX, FLAG_INLINE_DATA, RawInode};
-use crate::bytes::{Record, escape, to_u64, to_usize};
+use crate::bytes::{Record, div_rem, escape, to_usize};
 use crate::error::{Error, Result};
 use crate::fs::{DirEntry, FileType};
 
@@ -70,7 +74,7 @@ impl Ext4 {
         }
         let block_size = u64::from(self.superblock.block_size);
         let size = inode.size(&self.superblock)?;
-        let blocks = size / block_size.max(1);
+        let (blocks, _) = div_rem(size, block_size);
         let mut block = vec![0; to_usize(block_size)];
         let mut logical = 0;
         while logical < blocks {
@@ -260,7 +264,6 @@ fn fold(name: &[u8]) -> Option<String> {
 /// How the kernel shows an encrypted name without its key: base64url of a hash (zero here: unindexed) and the bytes,
 /// long names cut and completed by their SHA-256. Source: kernel documentation, "Filesystem-level encryption (fscrypt)".
 fn no_key_name(stored: &[u8]) -> Vec<u8> {
-    use sha2::Digest;
     const SHOWN: usize = 149;
     let mut bytes = vec![0; 8];
     bytes.extend_from_slice(stored.get(..SHOWN).unwrap_or(stored));
@@ -269,17 +272,7 @@ fn no_key_name(stored: &[u8]) -> Vec<u8> {
     {
         bytes.extend_from_slice(&sha2::Sha256::digest(rest));
     }
-    let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    let mut text = Vec::new();
-    for chunk in bytes.chunks(3) {
-        let word =
-            chunk.iter().fold(0u32, |word, byte| word << 8 | u32::from(*byte)) << (8 * (3 - to_u64(chunk.len())));
-        for position in 0..=chunk.len() {
-            let shift = 18u32.saturating_sub(u32::try_from(position).unwrap_or(0).saturating_mul(6));
-            text.extend(alphabet.get(to_usize(u64::from(word >> shift & 63))));
-        }
-    }
-    text
+    BASE64_URL.encode(bytes).into_bytes()
 }
 
 #[cfg(test)]

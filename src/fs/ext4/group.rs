@@ -16,7 +16,7 @@ use super::checksum::extend;
 use super::features::*;
 use super::superblock::Superblock;
 use crate::block::BlockDevice;
-use crate::bytes::{Record, join_u64, low_u16, to_u64};
+use crate::bytes::{Record, div_rem, join_u64, low_u16, low_u32, to_u64};
 use crate::error::Result;
 
 /// One group's descriptor.
@@ -57,18 +57,19 @@ impl GroupDescriptor {
 
 /// The byte offset of a group's descriptor.
 fn offset_of(superblock: &Superblock, group: u32) -> Result<u64> {
-    let per_block = superblock.block_size / u32::from(superblock.desc_size).max(1);
-    let table_block = group / per_block.max(1);
-    let within = u64::from(group % per_block.max(1)).saturating_mul(u64::from(superblock.desc_size));
-    let in_meta_group = superblock.features.incompat(INCOMPAT_META_BG) && table_block >= superblock.first_meta_bg;
+    let (per_block, _) = div_rem(u64::from(superblock.block_size), u64::from(superblock.desc_size));
+    let (table_block, index) = div_rem(u64::from(group), per_block);
+    let within = index.saturating_mul(u64::from(superblock.desc_size));
+    let meta_bg = superblock.features.incompat(INCOMPAT_META_BG);
+    let in_meta_group = meta_bg && table_block >= u64::from(superblock.first_meta_bg);
     let block = if in_meta_group {
-        let first_group = table_block.saturating_mul(per_block);
+        let first_group = low_u32(table_block.saturating_mul(per_block));
         // In a 1 KiB filesystem that starts at block 0 (bigalloc), the boot block pushes the first table one further.
         let boot = superblock.block_size == 1024 && table_block == 0 && superblock.first_data_block == 0;
         let skip = u64::from(superblock.has_super(first_group)).saturating_add(u64::from(boot));
         superblock.group_first_block(first_group).saturating_add(skip)
     } else {
-        superblock.logical_block().saturating_add(1).saturating_add(u64::from(table_block))
+        superblock.logical_block().saturating_add(1).saturating_add(table_block)
     };
     Ok(superblock.block_offset(block, "group descriptor table", 1024)?.saturating_add(within))
 }
@@ -123,7 +124,7 @@ pub(super) fn overhead_blocks(superblock: &Superblock, journal_bytes: u64) -> u6
         .saturating_add(supers.saturating_mul(per_super))
         .saturating_add(tables)
         .saturating_add(bitmaps_and_inodes)
-        .saturating_add(journal_bytes / block_size.max(1))
+        .saturating_add(div_rem(journal_bytes, block_size).0)
 }
 
 /// Sums free clusters and inodes over all groups.

@@ -249,7 +249,7 @@ mod tests {
         assert_eq!(timestamp(0x8000_0000, 0), Timestamp { seconds: -2_147_483_648, nanoseconds: 0 });
         assert_eq!(timestamp(0xffff_ffff, 999_999_999 << 2), Timestamp { seconds: -1, nanoseconds: 999_999_999 });
         assert_eq!(timestamp(0x7fff_ffff, 3), Timestamp { seconds: 0x3_7fff_ffff, nanoseconds: 0 });
-        assert_eq!(timestamp(0xf489_0d80, 1).seconds, 4_102_444_800, "2100-01-01");
+        assert_eq!(timestamp(0xf486_5700, 1).seconds, 4_102_444_800, "2100-01-01");
     }
 
     #[test]

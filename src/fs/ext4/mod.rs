@@ -42,7 +42,7 @@ use superblock::Superblock;
 
 use crate::PathProblem;
 use crate::block::{BlockDevice, Cached, Lru, Memory, read_vec};
-use crate::bytes::{to_u64, to_usize};
+use crate::bytes::{div_rem, low_u32, to_usize};
 use crate::error::{Error, Result};
 use crate::fs::{DirEntry, FileType, Filesystem, Identity, Inode, Metadata, StatFs, Xattr, probe};
 use crate::limits;
@@ -55,6 +55,8 @@ const CACHE_BYTES: usize = 16 << 20;
 const CACHED_NODES: usize = 1024;
 /// Group descriptors kept after their check.
 const CACHED_GROUPS: usize = 4096;
+/// Inodes kept after their check: one is asked for its metadata, attributes and content in turn.
+const CACHED_INODES: usize = 256;
 
 /// Opens the ext2, ext3 or ext4 filesystem on `device`, replaying its journal in memory when it has to be.
 pub fn open(device: Arc<dyn BlockDevice>) -> Result<Arc<dyn Filesystem>> {
@@ -91,6 +93,7 @@ struct Ext4 {
     /// Checked nodes by (inode, block); indirect blocks, which belong to no checksum, under inode 0.
     extent_nodes: Lru<(u32, u64), Arc<[u8]>>,
     groups: Lru<u32, GroupDescriptor>,
+    inodes: Lru<u32, Arc<RawInode>>,
     fast_commit: FastCommit,
     orphans: Orphans,
 }
@@ -99,8 +102,17 @@ impl Ext4 {
     fn new(device: Arc<dyn BlockDevice>, fast_commit: FastCommit) -> Result<Self> {
         let metadata = Cached::new(device.clone(), CACHE_BYTES);
         let superblock = Superblock::read(&metadata)?;
-        let (extent_nodes, groups) = (Lru::new(CACHED_NODES), Lru::new(CACHED_GROUPS));
-        Ok(Self { superblock, device, metadata, extent_nodes, groups, fast_commit, orphans: Orphans::default() })
+        let (extent_nodes, groups, inodes) = (Lru::new(CACHED_NODES), Lru::new(CACHED_GROUPS), Lru::new(CACHED_INODES));
+        Ok(Self {
+            superblock,
+            device,
+            metadata,
+            extent_nodes,
+            groups,
+            inodes,
+            fast_commit,
+            orphans: Orphans::default(),
+        })
     }
 
     /// Reads the journal and works out what it changes.
@@ -134,18 +146,22 @@ impl Ext4 {
         Ok((journal::replay(&input)?, journal.clone()))
     }
 
-    /// Reads and checks an inode; one that a fast commit has recorded comes from there.
-    fn inode(&self, number: u32) -> Result<RawInode> {
+    /// An inode, checked; one that a fast commit has recorded comes from there.
+    fn inode(&self, number: u32) -> Result<Arc<RawInode>> {
+        self.inodes.get_or_read(number, || self.read_inode(number).map(Arc::new))
+    }
+
+    fn read_inode(&self, number: u32) -> Result<RawInode> {
         let superblock = &self.superblock;
         let Some(index) = number.checked_sub(1).filter(|_| number <= superblock.inodes_count) else {
             let expected = format!("1 to {}", superblock.inodes_count);
             return Err(Error::corrupt("ext4", "inode number", 1024, number, expected));
         };
-        let group = index / superblock.inodes_per_group.max(1);
+        let (group, index) = div_rem(u64::from(index), u64::from(superblock.inodes_per_group));
+        let group = low_u32(group);
         let descriptor = self.groups.get_or_read(group, || GroupDescriptor::read(&self.metadata, superblock, group))?;
         let table = superblock.block_offset(descriptor.inode_table, "bg_inode_table", descriptor.offset)?;
-        let within =
-            u64::from(index % superblock.inodes_per_group.max(1)).saturating_mul(u64::from(superblock.inode_size));
+        let within = index.saturating_mul(u64::from(superblock.inode_size));
         let offset = table.saturating_add(within);
         let bytes = read_vec(&self.metadata, offset, usize::from(superblock.inode_size))?;
         match self.fast_commit.inode(number, &bytes) {
@@ -175,7 +191,7 @@ impl Ext4 {
     }
 
     /// The inode behind a number from outside, which must be in use.
-    fn used_inode(&self, number: Inode) -> Result<RawInode> {
+    fn used_inode(&self, number: Inode) -> Result<Arc<RawInode>> {
         let inode = self.inode(u32::try_from(number).unwrap_or(u32::MAX))?;
         if inode.mode()? == 0 || inode.links_count()? == 0 {
             return Err(inode.record().corrupt(
@@ -188,18 +204,19 @@ impl Ext4 {
         Ok(inode)
     }
 
-    /// inline_data: the content from i_block and, past 60 bytes, from `system.data`.
+    /// inline_data: the content from i_block and, past 60 bytes, from `system.data`; what a larger i_size adds reads as
+    /// zeroes, as it does for the kernel. No inode can hold more than a block inline.
     fn inline_content(&self, inode: &RawInode) -> Result<Vec<u8>> {
         let size = inode.size(&self.superblock)?;
+        let most = u64::from(self.superblock.block_size);
+        if size > most {
+            return Err(inode.record().corrupt("i_size", 0x4, size, format!("at most {most} for inline data")));
+        }
         let mut bytes = inode.block()?.to_vec();
         if size > 60 {
             bytes.extend(self.inline_tail(inode)?.unwrap_or_default());
         }
-        if to_u64(bytes.len()) < size {
-            let found = format!("{} bytes of inline data", bytes.len());
-            return Err(inode.record().corrupt("i_size", 0x4, size, found));
-        }
-        bytes.truncate(to_usize(size));
+        bytes.resize(to_usize(size), 0);
         Ok(bytes)
     }
 }
@@ -235,11 +252,11 @@ impl Filesystem for Mounted {
     }
 
     fn lookup(&self, directory: Inode, name: &[u8]) -> Result<Option<Inode>> {
-        Ok(self.fs.find_entry(&self.fs.used_inode(directory)?, name)?.map(Inode::from))
+        Ok(self.fs.find_entry(&*self.fs.used_inode(directory)?, name)?.map(Inode::from))
     }
 
     fn read_dir(&self, directory: Inode, visit: &mut dyn FnMut(DirEntry) -> Result<ControlFlow<()>>) -> Result<()> {
-        self.fs.for_each_entry(&self.fs.used_inode(directory)?, visit)
+        self.fs.for_each_entry(&*self.fs.used_inode(directory)?, visit)
     }
 
     fn read_link(&self, inode: Inode) -> Result<Vec<u8>> {
@@ -279,7 +296,7 @@ impl Filesystem for Mounted {
     }
 
     fn xattrs(&self, inode: Inode) -> Result<Vec<Xattr>> {
-        self.fs.read_xattrs(&self.fs.used_inode(inode)?)
+        self.fs.read_xattrs(&*self.fs.used_inode(inode)?)
     }
 
     /// As the kernel counts: free space from the group descriptors, the total without the filesystem's own metadata, and
@@ -288,11 +305,11 @@ impl Filesystem for Mounted {
         let superblock = &self.fs.superblock;
         let ratio = u64::from(superblock.cluster_ratio);
         let (free_clusters, free_inodes) = group::count_free(&self.fs.metadata, superblock)?;
-        let orphaned_blocks = self.fs.orphans.deleted_units / u64::from(superblock.block_size / 512).max(1);
+        let (orphaned_blocks, _) = div_rem(self.fs.orphans.deleted_units, u64::from(superblock.block_size / 512));
         let blocks_free = free_clusters.saturating_mul(ratio).saturating_add(orphaned_blocks);
         // The kernel keeps 2 % of the clusters, at most 4096, for delayed extent splits.
         let set_aside = if superblock.features.incompat(INCOMPAT_EXTENTS) {
-            (superblock.blocks_count / ratio.max(1) / 50).min(4096).saturating_mul(ratio)
+            (div_rem(superblock.blocks_count, ratio).0 / 50).min(4096).saturating_mul(ratio)
         } else {
             0
         };

@@ -12,7 +12,7 @@ use super::Ext4;
 use super::checksum::extend;
 use super::features::{COMPAT_ORPHAN_FILE, RO_COMPAT_ORPHAN_PRESENT};
 use crate::block::read_vec;
-use crate::bytes::{Record, to_usize};
+use crate::bytes::{Record, div_rem, to_usize};
 use crate::error::Result;
 
 const TAIL_MAGIC: u32 = 0x0b10_ca04;
@@ -62,7 +62,7 @@ impl Ext4 {
     fn read_orphan_file(&self, numbers: &mut BTreeSet<u32>) -> Result<()> {
         let inode = self.inode(self.superblock.orphan_file_inum)?;
         let block_size = u64::from(self.superblock.block_size);
-        let blocks = inode.size(&self.superblock)? / block_size.max(1);
+        let (blocks, _) = div_rem(inode.size(&self.superblock)?, block_size);
         // The kernel's own bound on the file.
         let blocks = crate::limits::check("orphan file blocks", blocks, 512)?;
         for logical in 0..blocks {

@@ -35,6 +35,9 @@ const SYSTEM: u8 = 7;
 /// e_name_index 9: the encryption context, not shown by listxattr either.
 const ENCRYPTION: u8 = 9;
 
+/// Called with an attribute's e_name_index, name and stored value.
+type Visit<'a> = &'a mut dyn FnMut(u8, &[u8], &[u8]) -> Result<()>;
+
 /// One attribute as stored.
 struct Entry<'a> {
     index: u8,
@@ -77,7 +80,7 @@ impl Ext4 {
         Ok(tail)
     }
 
-    fn for_each_xattr(&self, inode: &RawInode, visit: &mut dyn FnMut(u8, &[u8], &[u8]) -> Result<()>) -> Result<()> {
+    fn for_each_xattr(&self, inode: &RawInode, visit: Visit<'_>) -> Result<()> {
         let space = inode.xattr_space()?;
         if space.len() >= 8 && space.le32(0)? == MAGIC {
             let entries = space.sub(4, space.len().saturating_sub(4))?;
@@ -113,17 +116,12 @@ impl Ext4 {
         Ok(())
     }
 
-    fn visit_entries(
-        &self,
-        record: &Record<'_>,
-        first: usize,
-        visit: &mut dyn FnMut(u8, &[u8], &[u8]) -> Result<()>,
-    ) -> Result<()> {
+    fn visit_entries(&self, record: &Record<'_>, first: usize, visit: Visit<'_>) -> Result<()> {
         let mut at = first;
         while let Some((entry, next)) = parse_entry(record, at)? {
             match entry.value {
                 Value::Here(range) => {
-                    visit(entry.index, entry.name, record.slice(range.start, range.end.saturating_sub(range.start))?)?
+                    visit(entry.index, entry.name, record.slice(range.start, range.end.saturating_sub(range.start))?)?;
                 }
                 Value::Inode { number, size } => {
                     let value = self.value_inode(record, entry.at, number, size)?;

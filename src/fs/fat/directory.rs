@@ -91,15 +91,16 @@ impl ShortEntry {
         self.attributes & VOLUME_ID == 0 && !matches!(self.name[0], 0 | FREE)
     }
 
-    pub(super) fn is_dot(&self) -> bool {
-        self.name == *b".          " || self.name == *b"..         "
-    }
-
     /// The label, when that is what the entry holds.
     fn label(&self) -> Option<&[u8; 11]> {
         let is_label = self.attributes & 0x3f != LONG_NAME && self.attributes & (VOLUME_ID | DIRECTORY) == VOLUME_ID;
         (is_label && self.name[0] != FREE && self.cluster == 0).then_some(&self.name)
     }
+}
+
+/// `.` or `..`.
+fn is_dot(name: &[u8; 11]) -> bool {
+    name == b".          " || name == b"..         "
 }
 
 /// A file or directory with its names.
@@ -155,7 +156,7 @@ pub(super) fn for_each_entry(
         }
         let entry = ShortEntry::parse(&slot, boot.fat_type)?;
         let long = long.take(&entry.name);
-        if !entry.is_file_or_directory() || entry.is_dot() {
+        if !entry.is_file_or_directory() || is_dot(&entry.name) {
             return Ok(ControlFlow::Continue(()));
         }
         let short = name::short_name(&entry.name, entry.case);
@@ -172,6 +173,19 @@ pub(super) fn for_each_entry(
         }
         visit(Named { position: slot.offset, entry, name, alias })
     })
+}
+
+/// How many subdirectories there are, names unread: this is asked far more often than the names are.
+pub(super) fn count_subdirectories(device: &dyn BlockDevice, regions: &[Range<u64>]) -> Result<u64> {
+    let mut count = 0u64;
+    for_each_slot(device, regions, &mut |slot| {
+        let is_directory = slot.u8(0)? != FREE && slot.u8(11)? & (VOLUME_ID | DIRECTORY) == DIRECTORY;
+        if is_directory && !is_dot(slot.array(0)?) {
+            count = count.saturating_add(1);
+        }
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(count)
 }
 
 /// The volume's label, from the entry in the root directory that holds it; the placeholder is none.
@@ -233,6 +247,11 @@ impl LongName {
 
 #[cfg(test)]
 mod tests {
+    #![allow(
+        clippy::single_range_in_vec_init,
+        clippy::type_complexity,
+        reason = "directories of one run, and tables of cases"
+    )]
     use super::super::boot::Root;
     use super::*;
     use crate::block::Memory;
@@ -258,12 +277,12 @@ mod tests {
 
     fn list(slots: &[[u8; 32]]) -> Result<Vec<String>> {
         let memory = Memory::new(slots.concat());
-        let size = memory.size();
+        let all = 0..memory.size();
         let boot = BootSector {
             fat_type: FatType::Fat16,
             cluster_size: 512,
             fat: 0..0,
-            root: Root::Fixed(0..size),
+            root: Root::Fixed(all.clone()),
             data: 0,
             clusters: 0,
             serial: None,
@@ -272,7 +291,7 @@ mod tests {
             dirty: false,
         };
         let mut names = Vec::new();
-        for_each_entry(&memory, &[0..size], &boot, &mut |named| {
+        for_each_entry(&memory, std::slice::from_ref(&all), &boot, &mut |named| {
             names.push(String::from_utf8(named.name).unwrap());
             Ok(ControlFlow::Continue(()))
         })?;
@@ -285,7 +304,8 @@ mod tests {
         let (first, last) = (long(1, sum, "long name of "), long(0x42, sum, "a file"));
         let alone = short(SHORT, 0x20);
         let free = short(b"\xe5ONGNA~1TXT", 0x20);
-        let cases: [(&str, &[[u8; 32]], &[&str]); 12] = [
+        type Case<'a> = (&'a str, &'a [[u8; 32]], &'a [&'a str]);
+        let cases: [Case<'_>; 12] = [
             ("whole", &[last, first, alone], &["long name of a file"]),
             ("without the last part", &[first, alone], &["LONGNA~1.TXT"]),
             ("without the first part", &[last, alone], &["LONGNA~1.TXT"]),
@@ -318,7 +338,9 @@ mod tests {
         ];
         assert_eq!(list(&slots).unwrap(), ["HERE.TXT"]);
         let memory = Memory::new(slots.concat());
-        assert_eq!(find_label(&memory, &[0..256], FatType::Fat16).unwrap(), Some(*b"MY LABEL   "));
+        let all = 0..memory.size();
+        let label = find_label(&memory, std::slice::from_ref(&all), FatType::Fat16).unwrap();
+        assert_eq!(label, Some(*b"MY LABEL   "));
     }
 
     #[test]

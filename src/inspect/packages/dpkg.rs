@@ -121,16 +121,17 @@ struct Stanza<'a> {
 
 impl<'a> Stanza<'a> {
     fn parse(bytes: &'a [u8], offset: u64) -> Result<Self> {
-        if let Some(at) = bytes.iter().position(|&byte| byte == 0) {
-            let at = offset.saturating_add(to_u64(at));
-            return Err(Error::corrupt(FORMAT, "field", at, "a NUL byte", "text"));
+        if bytes.contains(&0) {
+            return Err(Error::corrupt(FORMAT, "field", offset, "a NUL byte in the stanza", "text"));
         }
         let mut stanza = Self { offset, ..Self::default() };
         let mut lines = Lines(bytes);
         while let Some(line) = lines.next() {
-            let Some(colon) = line.iter().position(|&byte| byte == b':') else { continue };
-            let Some((name, value)) = line.split_at_checked(colon) else { continue };
-            let value = value.get(1..).unwrap_or_default();
+            if is_continuation(line) {
+                continue;
+            }
+            let mut parts = line.splitn(2, |&byte| byte == b':');
+            let (Some(name), Some(value)) = (parts.next(), parts.next()) else { continue };
             if let Some(field) = stanza.field(name) {
                 *field = value;
             } else if name.eq_ignore_ascii_case(b"Description") {
@@ -143,17 +144,18 @@ impl<'a> Stanza<'a> {
 
     /// The place for the field `name`; `None` for one that is of no use, a continuation line, or `Description`.
     fn field(&mut self, name: &[u8]) -> Option<&mut &'a [u8]> {
-        let fields: [(&[u8], &mut &'a [u8]); 8] = [
-            (b"Package", &mut self.package),
-            (b"Status", &mut self.status),
-            (b"Version", &mut self.version),
-            (b"Architecture", &mut self.architecture),
-            (b"Maintainer", &mut self.maintainer),
-            (b"Homepage", &mut self.homepage),
-            (b"Source", &mut self.source),
-            (b"Installed-Size", &mut self.installed_size),
-        ];
-        fields.into_iter().find(|(field, _)| name.eq_ignore_ascii_case(field)).map(|(_, place)| place)
+        let is = |field: &str| name.eq_ignore_ascii_case(field.as_bytes());
+        Some(match name.len() {
+            7 if is("Package") => &mut self.package,
+            7 if is("Version") => &mut self.version,
+            6 if is("Status") => &mut self.status,
+            6 if is("Source") => &mut self.source,
+            8 if is("Homepage") => &mut self.homepage,
+            10 if is("Maintainer") => &mut self.maintainer,
+            12 if is("Architecture") => &mut self.architecture,
+            14 if is("Installed-Size") => &mut self.installed_size,
+            _ => return None,
+        })
     }
 
     fn is_installed(&self, no_status: NoStatus) -> bool {
@@ -209,10 +211,14 @@ impl<'a> Stanza<'a> {
     }
 }
 
+fn is_continuation(line: &[u8]) -> bool {
+    matches!(line.first(), Some(b' ' | b'\t'))
+}
+
 /// Takes the continuation lines that come next.
 fn continuation<'a>(lines: &mut Lines<'a>) -> &'a [u8] {
     let folded = lines.0;
-    while matches!(lines.0.first(), Some(b' ' | b'\t')) {
+    while is_continuation(lines.0) {
         lines.next();
     }
     folded.get(..folded.len().saturating_sub(lines.0.len())).unwrap_or_default()
@@ -220,15 +226,15 @@ fn continuation<'a>(lines: &mut Lines<'a>) -> &'a [u8] {
 
 /// Continuation lines as text: without the blank each begins with, and with `.` for an empty line.
 fn unfold(folded: &[u8]) -> Option<String> {
-    let mut unfolded = String::with_capacity(folded.len());
+    let mut unfolded = Vec::with_capacity(folded.len());
     for line in Lines(folded) {
         match line.get(1..).unwrap_or_default() {
             b"." => {}
-            line => unfolded.push_str(&String::from_utf8_lossy(line)),
+            line => unfolded.extend_from_slice(line),
         }
-        unfolded.push('\n');
+        unfolded.push(b'\n');
     }
-    unfolded.pop().map(|_| unfolded)
+    unfolded.strip_suffix(b"\n").and_then(plain)
 }
 
 #[cfg(test)]

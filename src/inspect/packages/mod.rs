@@ -27,7 +27,7 @@ pub use gathered::Gathered;
 use super::Guest;
 use crate::block::BlockDevice;
 use crate::error::{Error, ErrorKind, Result};
-use crate::fs::{FileType, Inode, Location};
+use crate::fs::{FileType, Location};
 
 /// One installed package. Texts are the guest's: invalid UTF-8 is replaced, control characters are not.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -101,14 +101,8 @@ pub struct PackageList {
     pub notes: Vec<String>,
 }
 
-/// A place where a database may be, and what reads it.
-struct Database {
-    format: PackageFormat,
-    directory: &'static str,
-    name: &'static str,
-    file_type: FileType,
-    read: fn(&Source<'_>, &mut Gathered) -> Result<()>,
-}
+/// Reads a database.
+type Read = fn(&Source<'_>, &mut Gathered) -> Result<()>;
 
 /// A database that is there.
 struct Source<'a> {
@@ -124,82 +118,70 @@ impl Source<'_> {
     }
 }
 
-impl Database {
-    const fn file(
-        format: PackageFormat,
-        directory: &'static str,
-        name: &'static str,
-        read: fn(&Source<'_>, &mut Gathered) -> Result<()>,
-    ) -> Self {
-        Self { format, directory, name, file_type: FileType::File, read }
-    }
-
-    const fn directory(
-        format: PackageFormat,
-        directory: &'static str,
-        name: &'static str,
-        read: fn(&Source<'_>, &mut Gathered) -> Result<()>,
-    ) -> Self {
-        Self { format, directory, name, file_type: FileType::Dir, read }
-    }
+/// A place where a package manager keeps its database: by one of these names, the newest kind first.
+struct Place {
+    format: PackageFormat,
+    directory: &'static str,
+    file_type: FileType,
+    names: &'static [(&'static str, Read)],
 }
 
-/// In the order they are looked for. Two databases of one format in one directory are one package manager's before and
-/// after a conversion: the first, newer one is read. Distributions make links between the directories, so that what was
-/// seen under one name is not read again under another.
-const DATABASES: &[Database] = &[
-    Database::file(Deb, "/var/lib/dpkg", "status", dpkg::read_status),
-    Database::directory(Deb, "/var/lib/dpkg/status.d", "", dpkg::read_status_d),
-    Database::file(Rpm, "/usr/lib/sysimage/rpm", "rpmdb.sqlite", rpm::read_sqlite),
-    Database::file(Rpm, "/usr/lib/sysimage/rpm", "Packages.db", rpm::read_ndb),
-    Database::file(Rpm, "/usr/lib/sysimage/rpm", "Packages", rpm::read_bdb),
-    Database::file(Rpm, "/var/lib/rpm", "rpmdb.sqlite", rpm::read_sqlite),
-    Database::file(Rpm, "/var/lib/rpm", "Packages.db", rpm::read_ndb),
-    Database::file(Rpm, "/var/lib/rpm", "Packages", rpm::read_bdb),
-    Database::file(Rpm, "/usr/share/rpm", "rpmdb.sqlite", rpm::read_sqlite),
-    Database::file(Rpm, "/usr/share/rpm", "Packages.db", rpm::read_ndb),
-    Database::file(Rpm, "/usr/share/rpm", "Packages", rpm::read_bdb),
-    Database::file(Apk, "/lib/apk/db", "installed", apk::read_installed),
-    Database::file(Apk, "/usr/lib/apk/db", "installed", apk::read_installed),
-    Database::directory(Pacman, "/var/lib/pacman/local", "", pacman::read_local),
+const RPM: &[(&str, Read)] =
+    &[("rpmdb.sqlite", rpm::read_sqlite), ("Packages.db", rpm::read_ndb), ("Packages", rpm::read_bdb)];
+const APK: &[(&str, Read)] = &[("installed", apk::read_installed)];
+
+#[rustfmt::skip]
+const PLACES: &[Place] = &[
+    Place { format: Deb, directory: "/var/lib/dpkg", file_type: FileType::File, names: &[("status", dpkg::read_status)] },
+    Place { format: Deb, directory: "/var/lib/dpkg", file_type: FileType::Dir, names: &[("status.d", dpkg::read_status_d)] },
+    Place { format: Rpm, directory: "/usr/lib/sysimage/rpm", file_type: FileType::File, names: RPM },
+    Place { format: Rpm, directory: "/var/lib/rpm", file_type: FileType::File, names: RPM },
+    Place { format: Rpm, directory: "/usr/share/rpm", file_type: FileType::File, names: RPM },
+    Place { format: Apk, directory: "/lib/apk/db", file_type: FileType::File, names: APK },
+    Place { format: Apk, directory: "/usr/lib/apk/db", file_type: FileType::File, names: APK },
+    Place { format: Pacman, directory: "/var/lib/pacman", file_type: FileType::Dir, names: &[("local", pacman::read_local)] },
 ];
 
 /// The packages of every package database in `guest`, one list for each database; empty when there is none.
+///
+/// Where one package manager has left databases of two kinds in one directory, as a conversion does, the newer kind is
+/// read and the other is noted.
 ///
 /// # Errors
 ///
 /// Only what the guest is not to blame for: the host's reading errors. Damage inside the guest ends up in
 /// [`PackageList::notes`].
 pub fn packages(guest: &Guest<'_>) -> Result<Vec<PackageList>> {
-    let mut lists: Vec<PackageList> = Vec::new();
-    let mut seen: Vec<(usize, Inode)> = Vec::new();
-    let mut read_from: Vec<(PackageFormat, &str)> = Vec::new();
-    for database in DATABASES {
-        let path = match database.name {
-            "" => database.directory.to_owned(),
-            name => format!("{}/{name}", database.directory),
-        };
-        let location = match find(guest, &path, database.file_type) {
-            Ok(None) => continue,
-            Ok(Some(location)) if seen.contains(&(location.mount, location.inode)) => continue,
-            Ok(Some(location)) => location,
-            Err(error) => {
-                let list = Gathered::default().finish(database.format, path, Err(error))?;
-                lists.push(list);
+    // Distributions link these directories to one another: what was read under one name is not read again.
+    let mut seen = Vec::new();
+    let mut lists = Vec::new();
+    for place in PLACES {
+        let mut found: Option<PackageList> = None;
+        for (name, read) in place.names {
+            let path = format!("{}/{name}", place.directory);
+            let location = find(guest, &path, place.file_type);
+            if let Ok(location) = &location {
+                match location.as_ref().map(|location| (location.mount, location.inode)) {
+                    Some(inode) if !seen.contains(&inode) => seen.push(inode),
+                    _ => continue,
+                }
+            }
+            if let Some(list) = &mut found {
+                match location {
+                    Ok(_) => list.notes.push(format!("{path} is there too and was not read")),
+                    Err(error) if is_guest_fault(&error) => list.notes.push(error.to_string()),
+                    Err(error) => return Err(error),
+                }
                 continue;
             }
-        };
-        seen.push((location.mount, location.inode));
-        if read_from.contains(&(database.format, database.directory)) {
-            if let Some(list) = lists.last_mut() {
-                list.notes.push(format!("{path} is there too and was not read"));
-            }
-            continue;
+            let mut gathered = Gathered::default();
+            let outcome = location.and_then(|location| match location {
+                Some(location) => read(&Source { guest, path: &path, location }, &mut gathered),
+                None => Ok(()),
+            });
+            found = Some(gathered.finish(place.format, path, outcome)?);
         }
-        read_from.push((database.format, database.directory));
-        let mut gathered = Gathered::default();
-        let outcome = (database.read)(&Source { guest, path: &path, location }, &mut gathered);
-        lists.push(gathered.finish(database.format, path, outcome)?);
+        lists.extend(found);
     }
     Ok(lists)
 }
@@ -222,7 +204,16 @@ fn is_guest_fault(error: &Error) -> bool {
 
 /// Guest text as it is; `None` when there is nothing.
 fn plain(bytes: &[u8]) -> Option<String> {
-    (!bytes.is_empty()).then(|| String::from_utf8_lossy(bytes).into_owned())
+    (!bytes.is_empty()).then(|| lossy(bytes))
+}
+
+/// Bytes as text, what is not UTF-8 replaced.
+fn lossy(bytes: &[u8]) -> String {
+    // The common case, for which the standard library has a much faster check.
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.to_owned(),
+        Err(_) => String::from_utf8_lossy(bytes).into_owned(),
+    }
 }
 
 /// Guest text without outer blanks; `None` when nothing is left.

@@ -90,7 +90,7 @@ pub(super) fn parse(text: &str, offset: u64) -> Result<Group> {
     let logical = reader.logical_volumes(group, &physical, extent_size)?;
     Ok(Group {
         name: reader.name(name)?,
-        uuid: reader.text(group, "id")?,
+        uuid: reader.uuid(group)?,
         seqno: reader.number(group, "seqno")?,
         extent_size,
         exported: group.texts("status").any(|status| status == "EXPORTED"),
@@ -117,6 +117,15 @@ impl Reader {
         section.text(key).map(str::to_owned).ok_or_else(|| self.corrupt(key, "nothing", "a string"))
     }
 
+    /// The `id` of a group or volume; it is shown to the user.
+    fn uuid(&self, section: &Section<'_>) -> Result<String> {
+        let id = self.text(section, "id")?;
+        if !id.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
+            return Err(self.corrupt("id", escape(id.as_bytes()), "letters, digits and dashes"));
+        }
+        Ok(id)
+    }
+
     /// A group's or volume's name becomes a part of a device path, so lvm2's own rules for it are held.
     fn name(&self, name: &str) -> Result<String> {
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '+');
@@ -132,7 +141,7 @@ impl Reader {
             let start = self.number(section, "pe_start")?;
             Ok(Physical {
                 name: name.to_owned(),
-                uuid: self.text(section, "id")?,
+                uuid: self.uuid(section)?,
                 start: start.checked_mul(SECTOR).ok_or_else(|| self.corrupt("pe_start", start, "a sector"))?,
                 extents: self.number(section, "pe_count")?,
             })
@@ -156,7 +165,7 @@ impl Reader {
             };
             logical.push(Logical {
                 name: self.name(name)?,
-                uuid: self.text(volume, "id")?,
+                uuid: self.uuid(volume)?,
                 tags: volume.texts("tags").map(str::to_owned).collect(),
                 writable: volume.texts("status").any(|status| status == "WRITE"),
                 segments,
@@ -184,7 +193,7 @@ impl Reader {
             })?;
             let kind = self.text(section, "type")?;
             if kind != "striped" && kind != "linear" {
-                return Ok(Segments::Unsupported(kind));
+                return Ok(Segments::Unsupported(escape(kind.as_bytes())));
             }
             let start = self.number(section, "start_extent")?;
             if start != next {
@@ -199,7 +208,7 @@ impl Reader {
             segments.push(segment);
         }
         let found = to_u64(segments.len());
-        if found != stated || next.checked_mul(extent_size).is_none_or(|size| size > u64::MAX >> 1) {
+        if found == 0 || found != stated || next.checked_mul(extent_size).is_none_or(|size| size > u64::MAX >> 1) {
             return Err(self.corrupt("segment_count", stated, format!("{found} segments of less than 8 EiB")));
         }
         Ok(Segments::Striped(segments))
@@ -320,6 +329,7 @@ mod tests {
             ("stripe_count = 2", "stripe_count = 3", "stripe_count"),
             ("\"pv1\", 0", "\"pv1\", 9", "stripes"),
             ("segment_count = 2", "segment_count = 3", "segment_count"),
+            ("id = \"B\"", "id = \"\u{1b}[31m\"", "id"),
             ("root {", "ro/ot {", "name"),
             ("vg {", ".. {", "name"),
         ] {

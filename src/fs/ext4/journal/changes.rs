@@ -154,7 +154,8 @@ impl FastCommit {
     }
 
     /// Whether nothing changes.
-    pub(in crate::fs::ext4) fn is_empty(&self) -> bool {
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
         self.inodes.is_empty()
     }
 

@@ -92,19 +92,26 @@ pub(super) fn replay(input: &JournalInput<'_>) -> Result<Replay> {
 
     let transactions = scan.end.wrapping_sub(log.superblock.sequence);
     if transactions > 0 {
-        let blocks = replay.blocks.len();
-        replay.notes.push(format!("replayed {transactions} transactions of the journal ({blocks} blocks)"));
+        let transactions = counted(u64::from(transactions), "transaction");
+        let blocks = counted(to_u64(replay.blocks.len()), "block");
+        replay.notes.push(format!("replayed {transactions} of the journal ({blocks})"));
     }
     replay.notes.extend(scan.note);
     if log.superblock.fast_commit {
         let area = fast_commit::Area { log: &log, transaction: scan.end, input };
         let records = area.read()?;
         if !records.is_empty() {
-            replay.notes.push(format!("replayed {} fast-commit records of the journal", records.len()));
+            let records = counted(to_u64(records.len()), "fast-commit record");
+            replay.notes.push(format!("replayed {records} of the journal"));
         }
         replay.fast_commit = FastCommit::new(records);
     }
     Ok(replay)
+}
+
+/// A number with its noun.
+fn counted(count: u64, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 /// For each block in the log, where it was logged last.

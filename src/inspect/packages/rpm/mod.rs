@@ -1,10 +1,10 @@
-//! RPM's database: one [header](header) for each installed package, in one of three containers.
+//! RPM's database: one [`header`] for each installed package, in one of three containers.
 //!
 //! | file | container | used by |
 //! |---|---|---|
-//! | `rpmdb.sqlite` | an [SQLite](sqlite) database, with a write-ahead log beside it | Fedora 33+, RHEL 9+ |
-//! | `Packages.db` | RPM's own [ndb](ndb) | SUSE |
-//! | `Packages` | a [Berkeley DB](bdb) hash | RHEL up to 8, Fedora up to 32 |
+//! | `rpmdb.sqlite` | an SQLite database ([`sqlite`]), with a write-ahead log beside it | Fedora 33+, RHEL 9+ |
+//! | `Packages.db` | RPM's own [`ndb`] | SUSE |
+//! | `Packages` | a Berkeley DB hash ([`bdb`]) | RHEL up to 8, Fedora up to 32 |
 //!
 //! The other files beside them are indexes and not needed. All packages are listed as `rpm -qa` and libguestfs list
 //! them: the public keys that RPM keeps as packages named `gpg-pubkey` too.
@@ -13,6 +13,7 @@ pub mod bdb;
 pub mod header;
 pub mod ndb;
 mod pages;
+mod row;
 pub mod sqlite;
 mod wal;
 

@@ -21,13 +21,13 @@
 //!
 //! An interior cell is a left child's page number (4 bytes) and a key. A leaf cell is the payload's length and the row
 //! id, both varints, the payload's beginning, and the number of its first overflow page (4 bytes) if that is not all of
-//! it. An overflow page is the next one's number (4 bytes, 0 in the last) and more of the payload. A payload is a record:
-//! its header's length, a type for each column, then the columns. See "Database File Format", sections 1 and 2, on
-//! sqlite.org.
+//! it. An overflow page is the next one's number (4 bytes, 0 in the last) and more of the payload, which is a row
+//! (`row.rs`). See "Database File Format", sections 1 and 2, on sqlite.org.
 //!
-//! Pages in the [write-ahead log](super::wal) win over the file's. Refused: UTF-16 databases, versions above 2.
+//! Pages in the write-ahead log (`wal.rs`) win over the file's. Refused: UTF-16 databases, versions above 2.
 
 use super::pages::{Seen, Window};
+use super::row::{Column, varint};
 use super::wal::Wal;
 use super::{Gathered, add_header, check_size, record_len};
 use crate::block::BlockDevice;
@@ -88,67 +88,6 @@ fn packages_root(row: &Record<'_>) -> Result<Option<u32>> {
         _ => None,
     };
     root.map(Some).ok_or_else(|| row.corrupt("rootpage", 0, format!("serial type {}", column.kind), "a page number"))
-}
-
-/// One column of a record.
-struct Column<'a> {
-    /// The serial type: 0 NULL, 1 to 6 integers, 7 a float, 8 and 9 the integers 0 and 1, from 12 blobs (even) and texts.
-    kind: u64,
-    record: Record<'a>,
-}
-
-impl<'a> Column<'a> {
-    fn of(row: &Record<'a>, number: usize) -> Result<Self> {
-        let (header_len, mut at) = varint(row, 0)?;
-        let mut body = to_usize(header_len);
-        for column in 0usize.. {
-            if to_u64(at) >= header_len {
-                break;
-            }
-            let (kind, next) = varint(row, at)?;
-            let len =
-                to_usize(serial_len(kind).ok_or_else(|| row.corrupt("serial type", at, kind, "0 to 9, 12 or more"))?);
-            if column == number {
-                return Ok(Self { kind, record: row.sub(body, len)? });
-            }
-            body = body.saturating_add(len);
-            at = next;
-        }
-        Err(row.corrupt(
-            "record header",
-            0,
-            format!("{header_len} bytes, no column {number}"),
-            "all of the table's columns",
-        ))
-    }
-}
-
-/// Bytes of a value of a serial type.
-fn serial_len(kind: u64) -> Option<u64> {
-    Some(match kind {
-        0 | 8 | 9 => 0,
-        1..=4 => kind,
-        5 => 6,
-        6 | 7 => 8,
-        10 | 11 => return None,
-        _ => kind.saturating_sub(12) >> 1,
-    })
-}
-
-/// The variable-length integer at byte `at`, and where it ends: 7 bits a byte while the high bit is set, at most 9 bytes
-/// of which the last one counts whole.
-fn varint(record: &Record<'_>, at: usize) -> Result<(u64, usize)> {
-    let mut value = 0u64;
-    let mut at = at;
-    for _ in 0..8 {
-        let byte = record.u8(at)?;
-        at = at.saturating_add(1);
-        value = (value << 7) | u64::from(byte & 0x7f);
-        if byte & 0x80 == 0 {
-            return Ok((value, at));
-        }
-    }
-    Ok(((value << 8) | u64::from(record.u8(at)?), at.saturating_add(1)))
 }
 
 /// What is done with each row's payload.

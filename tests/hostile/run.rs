@@ -1,0 +1,149 @@
+//! The program in a process of its own, watched: exit code, messages, processor time and memory.
+
+use std::fs::File;
+use std::path::Path;
+use std::process::{Command, ExitStatus};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+
+/// Processor time one command may take, in milliseconds.
+const CPU_MS: u64 = 2_000;
+/// Memory one command may have at its peak.
+const MEMORY_KIB: u64 = 64 << 10;
+/// After this a command is ended. Generous: the machine may be busy, and processor time is what counts.
+const WALL: Duration = Duration::from_secs(20);
+/// Exit codes that an image may cause: 1 would be the host's fault, 6 and 75 are for other commands.
+const EXIT_CODES: [i32; 8] = [0, 2, 3, 4, 5, 7, 8, 9];
+
+/// What became of one image.
+#[derive(Default)]
+pub struct Verdict {
+    /// Ways in which the bar was missed.
+    pub failures: Vec<String>,
+    /// Whether any command refused the image.
+    pub refused: bool,
+    /// The first message of a command that refused.
+    pub message: String,
+    pub cpu_ms: u64,
+    pub memory_kib: u64,
+}
+
+struct Outcome {
+    /// `None` when it had to be ended.
+    status: Option<ExitStatus>,
+    stdout: Vec<u8>,
+    stderr: String,
+    cpu_ms: u64,
+    memory_kib: u64,
+}
+
+/// Runs `commands` on the image at `path`.
+pub fn judge(path: &Path, commands: &[&str]) -> Verdict {
+    let mut verdict = Verdict::default();
+    for command in commands {
+        let outcome = run(path, command);
+        verdict.cpu_ms = verdict.cpu_ms.max(outcome.cpu_ms);
+        verdict.memory_kib = verdict.memory_kib.max(outcome.memory_kib);
+        if outcome.status.is_none_or(|status| !status.success()) {
+            if !verdict.refused {
+                verdict.message = format!("{command}: {}", outcome.stderr.lines().last().unwrap_or_default());
+            }
+            verdict.refused = true;
+        }
+        verdict.failures.extend(shortcomings(command, &outcome).into_iter().map(|text| format!("{command}: {text}")));
+    }
+    verdict
+}
+
+fn run(path: &Path, command: &str) -> Outcome {
+    let outputs = tempfile::tempdir_in(path.parent().unwrap()).unwrap();
+    let create = |name: &str| File::create(outputs.path().join(name)).unwrap();
+    let words = command.split(' ').map(|word| if word == "IMAGE" { path.to_str().unwrap() } else { word });
+    let mut child = Command::new(env!("CARGO_BIN_EXE_guestctl"))
+        .args(words)
+        .stdout(create("stdout"))
+        .stderr(create("stderr"))
+        .env_remove("GUESTCTL_LOG")
+        .spawn()
+        .unwrap();
+    let started = Instant::now();
+    let mut memory_kib = 0;
+    let pid = Pid::from_child(&child);
+    let ended = loop {
+        memory_kib = memory_kib.max(peak_memory(child.id()));
+        // The process stays a zombie until `wait`, and /proc keeps its times.
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        if waitid(WaitId::Pid(pid), options).unwrap().is_some() {
+            break true;
+        }
+        if started.elapsed() > WALL {
+            child.kill().unwrap();
+            break false;
+        }
+        std::thread::sleep(Duration::from_micros(500));
+    };
+    let cpu_ms = processor_time(child.id());
+    let status = child.wait().unwrap();
+    let read = |name: &str| std::fs::read(outputs.path().join(name)).unwrap();
+    Outcome {
+        status: ended.then_some(status),
+        stdout: read("stdout"),
+        stderr: String::from_utf8_lossy(&read("stderr")).into_owned(),
+        cpu_ms,
+        memory_kib,
+    }
+}
+
+/// VmHWM in KiB; 0 when the process has ended, or has not become the program yet and still is this one.
+fn peak_memory(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    if !status.starts_with("Name:\tguestctl\n") {
+        return 0;
+    }
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0)
+}
+
+/// User and system time in milliseconds: fields 14 and 15 of /proc/PID/stat, in ticks of a hundredth of a second.
+fn processor_time(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields = stat.rsplit_once(')').unwrap().1.split_whitespace();
+    10 * fields.skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum::<u64>()
+}
+
+fn shortcomings(command: &str, outcome: &Outcome) -> Vec<String> {
+    let mut found = Vec::new();
+    let message = outcome.stderr.lines().find(|line| line.starts_with("guestctl: error:"));
+    match outcome.status.map(|status| status.code()) {
+        None => found.push(format!("still running after {} s", WALL.as_secs())),
+        Some(Some(0)) => {}
+        Some(Some(code)) if EXIT_CODES.contains(&code) => match message {
+            None => found.push(format!("exit code {code} without a message: {}", outcome.stderr)),
+            Some(message) if code == 8 => {
+                let parts = ["corrupt ", ": found ", ", expected ", " at byte 0x"];
+                if !parts.iter().all(|part| message.contains(part)) {
+                    found.push(format!("a corrupt image without format, field, byte, found or expected: {message}"));
+                }
+            }
+            Some(_) => {}
+        },
+        Some(code) => found.push(format!("ended with {code:?}: {}", outcome.stderr)),
+    }
+    if outcome.stderr.contains("panicked") {
+        found.push(format!("a panic: {}", outcome.stderr));
+    }
+    if command.contains("--json") && outcome.status.is_some() {
+        let values = serde_json::Deserializer::from_slice(&outcome.stdout).into_iter::<serde::de::IgnoredAny>();
+        if let Some(error) = values.filter_map(Result::err).next() {
+            found.push(format!("standard output is no JSON: {error}"));
+        }
+    }
+    if outcome.cpu_ms > CPU_MS {
+        found.push(format!("{} ms of processor time", outcome.cpu_ms));
+    }
+    if outcome.memory_kib > MEMORY_KIB {
+        found.push(format!("{} MiB of memory", outcome.memory_kib >> 10));
+    }
+    found
+}
