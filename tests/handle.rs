@@ -269,7 +269,7 @@ fn paths_are_described() {
     assert_eq!(g.realpath("/../../..").unwrap(), "/");
     assert_eq!(g.realpath("/etc/localtime").unwrap(), "/usr/share/zoneinfo/Europe/Berlin");
     let colour = Xattr { name: b"user.colour".to_vec(), value: b"blue".to_vec() };
-    assert_eq!(g.getxattrs("/home/demo/notes.txt").unwrap(), [colour.clone()]);
+    assert_eq!(g.getxattrs("/home/demo/notes.txt").unwrap(), std::slice::from_ref(&colour));
     assert_eq!(g.lgetxattrs("/home/demo/notes.txt").unwrap(), [colour]);
     assert_eq!(g.lgetxattrs("/etc/os-release").unwrap(), []);
     let root = StatFs {
@@ -454,7 +454,9 @@ fn errors_cross_threads_and_images_are_read_in_parallel() {
 
     let directory = tempfile::tempdir().unwrap();
     let images: Vec<_> = (0..6).map(|index| directory.path().join(format!("{index}.qcow2"))).collect();
-    images.iter().for_each(|image| drop(std::fs::copy(demo(), image).unwrap()));
+    for image in &images {
+        std::fs::copy(demo(), image).unwrap();
+    }
     let hostname = |image: &PathBuf| -> Result<()> {
         let g = Guestfs::new()?;
         g.add_drive_ro(image)?;

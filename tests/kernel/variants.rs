@@ -125,6 +125,12 @@ fn equal(name: &str, top: &Path, image: &Path) {
     same(name, &mounted(&top.join("corners"), "/corners", Contents::Digested), &ours);
     landmarks(name, &ours);
     giants_equal(name, top, image);
+    if name == "casefold" {
+        let path = "/corners/directories/case-insensitive/";
+        for spelling in ["upper", "mixed", "\u{e4}\u{f6}u\u{308}"] {
+            assert!(!run(&["cat", "@", &format!("{path}{spelling}"), "-m", "/dev/sda"]).bytes().is_empty());
+        }
+    }
 
     let kernel = rustix::fs::statvfs(top).unwrap();
     let ours = run(&["df", "--json", "@", "-m", "/dev/sda"]).json();
