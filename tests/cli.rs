@@ -597,7 +597,7 @@ fn no_guest_steers_a_terminal() {
     )
     .unwrap();
     std::fs::write(at(b"etc/hostname"), "evil\x1b[2J\n").unwrap();
-    std::fs::write(at(b"etc/passwd"), "e\x1b[2Jvil:x:1000:1000:\u{9b}:/:/bin/sh\nroot:x:0:0::/root:/bin/sh\n").unwrap();
+    std::fs::write(at(b"etc/passwd"), "e\x1b[2Jvil:x:0:0:\u{9b}:/:/bin/sh\nroot:x:0:0::/root:/bin/sh\n").unwrap();
     std::fs::write(at(b"etc/fstab"), "/dev/sda / ext4 defaults 0 0\n/dev/\x1b[1m /x ext4 defaults 0 0\n").unwrap();
     std::fs::create_dir_all(at(b"bin")).unwrap();
     std::fs::create_dir_all(at(b"var/lib/dpkg")).unwrap();

@@ -17,5 +17,7 @@ mod facts;
 mod guests;
 #[path = "kernel/mounted.rs"]
 mod mounted;
+#[path = "kernel/recovery.rs"]
+mod recovery;
 #[path = "kernel/variants.rs"]
 mod variants;

@@ -13,6 +13,11 @@ fn forms_agree(inputs: &Inputs, image: &str) -> Value {
     assert_eq!(serde_norway::from_str::<Value>(&yaml).unwrap(), report, "YAML of {image}");
     let xml = inputs.run(&format!("inspect --xml {image}")).text();
     assert_eq!(parse(&xml), expected_xml(&report), "XML of {image}");
+    if have("xmllint") {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, &xml).unwrap();
+        shell(Path::new("/"), &format!("xmllint --noout '{}'", file.path().display()));
+    }
     validate(&report);
     let short = inputs.run(&format!("inspect --json --no-applications {image}")).json();
     validate(&short);

@@ -298,6 +298,13 @@ fn directories(at: &Path, names: usize) {
     for index in 0..300 {
         std::fs::remove_file(emptied.join(format!("{index}"))).unwrap();
     }
+    let folded = at.join("case-insensitive");
+    create_dir(&folded).unwrap();
+    // Refused without casefold, and where the kernel has no Unicode tables.
+    let _ = std::process::Command::new("chattr").arg("+F").arg(&folded).stderr(std::process::Stdio::null()).status();
+    for name in ["UPPER", "MiXed", "\u{c4}\u{d6}\u{dc}"] {
+        write(folded.join(name), name).unwrap();
+    }
     let huge = at.join("huge");
     create_dir(&huge).unwrap();
     write(huge.join("first"), "one inode of many names").unwrap();

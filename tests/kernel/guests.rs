@@ -81,21 +81,22 @@ fn real_guests_read_as_the_kernel_reads_them() {
         same(&name, &kernel, &ours(&image));
         println!("{name}: the same");
     }
-    for name in ["debian-lvm.raw", "debian-mbr.raw"] {
-        let image = directory.join(name);
-        if !image.is_file() {
-            continue;
-        }
-        // Other filesystems of the same contents: their own directory sizes and link times.
-        let mut read = ours(&image);
-        read.retain(|path, facts| facts.kind == "file" && !path.starts_with(b"/boot") && !path.starts_with(b"/etc"));
-        let expected: Tree = kernel
-            .iter()
-            .filter(|(path, _)| read.contains_key(*path))
-            .map(|(path, facts)| (path.clone(), facts.clone()))
-            .collect();
-        assert!(read.len() > 10_000, "{name}: {}", read.len());
-        same(name, &expected, &read);
-        println!("{name}: {} files are the same", read.len());
+    let mbr = directory.join("debian-mbr.raw");
+    if mbr.is_file() {
+        same("debian-mbr.raw", &kernels(&mbr), &ours(&mbr));
+        println!("debian-mbr.raw: the same");
+    }
+    let lvm = directory.join("debian-lvm.raw");
+    if lvm.is_file() {
+        // The kernel would need the device mapper for it. Its files are those of the others, but for these.
+        let mut read = ours(&lvm);
+        read.retain(|path, facts| {
+            let own = [&b"/boot"[..], b"/etc", b"/var/tail-marker"].iter().any(|other| path.starts_with(other));
+            facts.kind == "file" && !own
+        });
+        assert!(read.len() > 10_000, "{}", read.len());
+        let expected = kernel.into_iter().filter(|(path, _)| read.contains_key(path)).collect();
+        same("debian-lvm.raw", &expected, &read);
+        println!("debian-lvm.raw: {} files are the same", read.len());
     }
 }

@@ -260,6 +260,10 @@ impl Filesystem for Mounted {
         if inode.recount {
             metadata.blocks = self.fs.units.get_or_read(inode.number, || self.fs.count_units(&inode))?;
         }
+        if metadata.file_type == FileType::File && inode.has(FLAG_INLINE_DATA)? {
+            // stat(2) counts what lies in the inode, so that a program does not take the file for one big hole.
+            metadata.blocks = metadata.blocks.saturating_add(metadata.size.div_ceil(512));
+        }
         Ok(metadata)
     }
 
