@@ -219,7 +219,8 @@ pub fn escape(bytes: &[u8]) -> String {
 }
 
 /// Characters that change how later text is shown: C1 controls, line separators and bidirectional overrides.
-fn is_steering(character: char) -> bool {
+#[must_use]
+pub fn is_steering(character: char) -> bool {
     matches!(u32::from(character), 0x80..=0x9f | 0x61c | 0x200e | 0x200f | 0x2028..=0x202e | 0x2066..=0x2069 | 0xfeff)
 }
 

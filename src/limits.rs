@@ -55,13 +55,9 @@ pub const PATH_STEPS: u64 = 8_192;
 /// Directories below one another in a walk; deeper is a cycle or an attack. Ours; PATH_MAX allows 2048.
 pub const DIRECTORY_DEPTH: usize = 4_096;
 
-/// Bytes of one guest file that a call answers with whole, as text or in a vector. Ours; larger ones are read in parts or
-/// downloaded.
-pub const WHOLE_FILE_BYTES: u64 = 1 << 30;
-
-/// Bytes of the names in the directories that a walk is in at once, with 16 for each. Ours; about 700,000 names of
-/// ordinary length.
-pub const LISTING_BYTES: u64 = 24 << 20;
+/// Bytes of the names in the directories that a walk is in at once, with 16 for each. Ours; a million names of
+/// 20 bytes.
+pub const LISTING_BYTES: u64 = 36 << 20;
 
 /// Names of one directory that paths lead through, and of all such directories that are remembered. Ours; an index of
 /// them takes 16 MiB.
@@ -69,6 +65,10 @@ pub const DIRECTORY_INDEX_NAMES: u64 = 1 << 20;
 
 /// Block groups of an ext4 whose free space is counted. Ours; with the usual 128 MiB in each they make 512 TiB.
 pub const EXT4_GROUPS: u64 = 1 << 22;
+
+/// Bytes of a file or device that one call returns in memory. Ours; a guest can make a file of terabytes out of nothing.
+/// Copying and digesting have no limit.
+pub const CALL_BYTES: u64 = 1 << 30;
 
 /// Bytes of one symbolic link's target. Ext4 keeps at most one block, which is at most 64 KiB.
 pub const SYMLINK_BYTES: u64 = 65_536;
@@ -95,13 +95,13 @@ pub const FSTAB_ENTRIES: usize = 4_096;
 /// Filesystems mounted into one guest's namespace by inspection. Ours.
 pub const INSPECT_MOUNTS: usize = 256;
 
-/// Path components looked up in one inspection of all guests. Ours; a Debian guest needs some 2,000.
+/// Path components looked up in one inspection of all guests. Ours; a Debian guest needs some 300.
 pub const INSPECT_TOTAL_STEPS: u64 = 200_000;
 
-/// Bytes of all files read in one inspection. Ours; a Debian guest needs some 100 KB.
+/// Bytes of all files read in one inspection. Ours; a Debian guest needs some 10 KB.
 pub const INSPECT_TOTAL_BYTES: u64 = 16 << 20;
 
-/// Entries of all lists of one inspection. Ours.
+/// Entries of all lists of one inspection. Ours; a Debian guest needs some 500.
 pub const INSPECT_TOTAL_ENTRIES: u64 = 262_144;
 
 /// Notes kept about one guest. Ours; more say the same again.

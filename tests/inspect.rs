@@ -571,6 +571,23 @@ fn an_unnumbered_kernel_tells_its_version_itself() {
 }
 
 #[test]
+fn partitions_tell_the_firmware_when_no_boot_loader_does() {
+    let firmware = |types: &[&str]| {
+        let mut candidates = vec![ext4("/dev/vg/root", base())];
+        for (number, partition_type) in types.iter().enumerate() {
+            let name = format!("/dev/sda{number}");
+            candidates.push(with_type(candidate(&name, None, FsKind::Unknown), partition_type));
+        }
+        one(&candidates).firmware.iter().map(|firmware| firmware.value).collect::<Vec<_>>()
+    };
+    assert_eq!(firmware(&["0x8e"]), [Firmware::Bios]);
+    assert_eq!(firmware(&["0x8e", "0xef"]), [Firmware::Uefi]);
+    assert_eq!(firmware(&[ESP]), [Firmware::Uefi]);
+    assert_eq!(firmware(&[ESP, "21686148-6449-6e6f-744e-656564454649"]), [Firmware::Bios, Firmware::Uefi]);
+    assert_eq!(firmware(&[]), []);
+}
+
+#[test]
 fn each_init_system_tells_what_it_starts() {
     let cases: [(TreeFs, InitSystem, &[&str]); 6] = [
         (

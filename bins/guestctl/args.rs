@@ -42,6 +42,8 @@ pub enum Command {
     Df(cmd::df::Df),
     /// Show what an image file says about itself.
     Info(cmd::info::Info),
+    /// Print the JSON Schema of `inspect --json`.
+    Schema(cmd::schema::Schema),
     /// Print a shell's completions.
     Completions(cmd::completions::Completions),
     /// Write the man pages.

@@ -33,8 +33,7 @@ pub fn report(outcome: Outcome) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(Failure::Output(error)) => {
-            complain(&format!("cannot write to standard output: {error}"), None);
-            ExitCode::FAILURE
+            report(Err(Failure::Guest(guestctl::Error::io("write to", "standard output", error))))
         }
         Err(Failure::Guest(error)) => {
             complain(&error.to_string(), error.hint());

@@ -4,6 +4,7 @@
 //! and what went wrong becomes a message, a hint and an exit code (`exit`). Standard output is data; everything else
 //! goes to standard error.
 #![warn(clippy::print_stderr, clippy::print_stdout, clippy::unwrap_used)]
+#![allow(unreachable_pub, reason = "a program has no outside; `pub` says what a module offers to the others")]
 
 mod args;
 mod cmd;
@@ -17,7 +18,8 @@ use clap::Parser;
 
 fn main() -> std::process::ExitCode {
     let args = args::Args::parse();
-    let level = if args.verbose { log::LevelFilter::Debug } else { log::LevelFilter::Warn };
-    env_logger::Builder::new().filter_level(level).parse_env("GUESTCTL_LOG").format_timestamp(None).init();
+    let debug = args.verbose || std::env::var_os("GUESTCTL_DEBUG").is_some_and(|value| value != "0");
+    let level = if debug { log::LevelFilter::Debug } else { log::LevelFilter::Warn };
+    env_logger::Builder::new().filter_level(level).format_timestamp(None).init();
     exit::report(cmd::run(args))
 }

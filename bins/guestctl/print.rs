@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::os::fd::AsFd;
 
+use guestctl::bytes::is_steering;
 use serde::Serialize;
 
 /// Standard output behind a large buffer; flushed by the caller so that a failed write is seen.
@@ -15,9 +16,28 @@ pub fn stdout() -> io::Result<BufWriter<File>> {
 /// A value as indented JSON and a newline.
 pub fn json(value: &impl Serialize) -> io::Result<()> {
     let mut out = stdout()?;
-    serde_json::to_writer_pretty(&mut out, value)?;
-    writeln!(out)?;
+    write_json(&mut out, &serde_json::to_string_pretty(value)?)?;
     out.flush()
+}
+
+/// A value as one line of JSON.
+pub fn json_line(out: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
+    write_json(out, &serde_json::to_string(value)?)
+}
+
+/// JSON text and a newline. Characters that steer terminals can only stand in its strings; they are written as `\uNNNN`.
+fn write_json(out: &mut impl Write, text: &str) -> io::Result<()> {
+    let mut written = 0;
+    for (at, character) in text.char_indices().filter(|(_, character)| steers(*character)) {
+        write!(out, "{}\\u{:04x}", &text[written..at], u32::from(character))?;
+        written = at + character.len_utf8();
+    }
+    writeln!(out, "{}", &text[written..])
+}
+
+/// Whether a character is a command to a terminal, or changes how later text is shown.
+pub fn steers(character: char) -> bool {
+    !matches!(character, '\n' | '\t') && (character.is_ascii_control() || is_steering(character))
 }
 
 /// Rows under a head, columns as wide as they must be; `right` says which columns hold numbers.

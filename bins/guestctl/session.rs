@@ -63,13 +63,25 @@ impl GuestArgs {
     }
 }
 
+/// Why the first container (LUKS, RAID …) cannot be mounted: containers are not listed as filesystems.
+fn sealed(g: &Guestfs) -> Result<Option<Error>> {
+    for device in [g.lvs()?, g.list_partitions()?, g.list_devices()?].concat() {
+        if !matches!(g.vfs_type(&device)?.as_str(), "unknown" | "swap" | "LVM2_member") {
+            return Ok(g.mount_ro(&device, "/").err());
+        }
+    }
+    Ok(None)
+}
+
 fn mount_only_filesystem(g: &Guestfs) -> Result<()> {
     let found = g.list_filesystems()?;
     let candidates: Vec<_> = found.iter().filter(|(_, kind)| !matches!(kind.as_str(), "swap" | "unknown")).collect();
     match candidates[..] {
         [(device, _)] => g.mount_ro(device, "/"),
-        [] => Err(Error::invalid("there is no operating system and no filesystem on the disk")
-            .with_hint("guestctl filesystems shows what was found; state the format (-f) if it was probed wrongly")),
+        [] => Err(sealed(g)?.unwrap_or_else(|| {
+            Error::invalid("there is no operating system and no filesystem on the disk")
+                .with_hint("guestctl filesystems shows what was found; state the format (-f) if it was probed wrongly")
+        })),
         _ => {
             let names: Vec<_> = candidates.iter().map(|(device, kind)| format!("{device} ({kind})")).collect();
             Err(Error::invalid(format!("there is no operating system, and several filesystems: {}", names.join(", ")))

@@ -53,10 +53,11 @@ pub(super) fn name(mut index: usize) -> String {
 
 impl Drive {
     pub(super) fn new(name: String, path: &Path, options: DriveOptions) -> Result<Self> {
-        let exists = path.exists()
-            || path.to_str().and_then(|path| path.rsplit_once('#')).is_some_and(|(file, _)| Path::new(file).exists());
-        if !exists {
-            return Err(Error::io("open", path.display(), std::io::ErrorKind::NotFound));
+        let part_of = path.to_str().and_then(|path| path.rsplit_once('#')).map(|(file, _)| Path::new(file));
+        if let Err(error) = path.metadata()
+            && !part_of.is_some_and(Path::exists)
+        {
+            return Err(Error::io("open", path.display(), error));
         }
         Ok(Self { name, path: path.to_owned(), options })
     }

@@ -130,12 +130,10 @@ impl Guestfs {
         })
     }
 
-    /// A whole file as bytes.
+    /// A whole file as bytes; one larger than [`limits::CALL_BYTES`] is refused.
     pub fn read_file(&self, path: impl AsRef<[u8]>) -> Result<Vec<u8>> {
         let file = self.open(path.as_ref())?;
-        check_whole(file.size())
-            .and_then(|()| read_vec(&file, 0, file.size() as usize))
-            .map_err(|error| error.at_path(path.as_ref()))
+        bounded(file.size()).and_then(|size| read_vec(&file, 0, size)).map_err(|error| error.at_path(path.as_ref()))
     }
 
     /// A file's lines without their ends (`\n` or `\r\n`).
@@ -148,17 +146,17 @@ impl Guestfs {
         self.head_n(10, path)
     }
 
-    /// The first `count` lines. Reads no further than it must.
+    /// The first `count` lines. Reads no further than it must, and not past [`limits::CALL_BYTES`].
     pub fn head_n(&self, count: usize, path: impl AsRef<[u8]>) -> Result<Vec<String>> {
         let file = self.open(path.as_ref())?;
         let mut bytes = Vec::new();
         let mut newlines = 0;
         while newlines < count && (bytes.len() as u64) < file.size() {
             let chunk = (file.size() - bytes.len() as u64).min(64 << 10) as usize;
+            bounded((bytes.len() + chunk) as u64).map_err(|error| error.at_path(path.as_ref()))?;
             let chunk = read_vec(&file, bytes.len() as u64, chunk).map_err(|error| error.at_path(path.as_ref()))?;
             newlines += chunk.iter().filter(|&&byte| byte == b'\n').count();
             bytes.extend(chunk);
-            check_whole(bytes.len() as u64).map_err(|error| error.at_path(path.as_ref()))?;
         }
         Ok(lines(&bytes).into_iter().take(count).collect())
     }
@@ -168,7 +166,7 @@ impl Guestfs {
         self.tail_n(10, path)
     }
 
-    /// The last `count` lines. Reads backwards and no further than it must.
+    /// The last `count` lines. Reads backwards, no further than it must, and not past [`limits::CALL_BYTES`].
     pub fn tail_n(&self, count: usize, path: impl AsRef<[u8]>) -> Result<Vec<String>> {
         let file = self.open(path.as_ref())?;
         let mut start = file.size();
@@ -177,21 +175,20 @@ impl Guestfs {
         while newlines <= count && start > 0 {
             let len = start.min(64 << 10);
             start -= len;
+            bounded(file.size() - start).map_err(|error| error.at_path(path.as_ref()))?;
             let chunk = read_vec(&file, start, len as usize).map_err(|error| error.at_path(path.as_ref()))?;
             newlines += chunk.iter().filter(|&&byte| byte == b'\n').count();
             chunks.push(chunk);
-            check_whole(file.size() - start).map_err(|error| error.at_path(path.as_ref()))?;
         }
         chunks.reverse();
         let all = lines(&chunks.concat());
         Ok(all[all.len().saturating_sub(count)..].to_vec())
     }
 
-    /// Up to `count` bytes of a file from `offset`; fewer at its end.
+    /// Up to `count` bytes of a file from `offset`; fewer at its end. More than [`limits::CALL_BYTES`] are refused.
     pub fn pread(&self, path: impl AsRef<[u8]>, count: u64, offset: u64) -> Result<Vec<u8>> {
         let file = self.open(path.as_ref())?;
-        let count = count.min(file.size().saturating_sub(offset));
-        read_vec(&file, offset.min(file.size()), count as usize).map_err(|error| error.at_path(path.as_ref()))
+        pread(&file, count, offset).map_err(|error| error.at_path(path.as_ref()))
     }
 
     /// Copies a guest file, or a whole device, to a host path: complete or not at all, holes kept.
@@ -298,10 +295,16 @@ impl Guestfs {
     }
 }
 
-/// Whether `len` bytes may be held in memory at once.
-fn check_whole(len: u64) -> Result<()> {
-    let checked = limits::check("bytes of a file that is read whole", len, limits::WHOLE_FILE_BYTES);
-    checked.map(|_| ()).map_err(|error| error.with_hint("read it in parts with pread, or download it"))
+/// Up to `count` bytes from `offset`; fewer at the end.
+pub(super) fn pread(content: &dyn BlockDevice, count: u64, offset: u64) -> Result<Vec<u8>> {
+    let count = count.min(content.size().saturating_sub(offset));
+    read_vec(content, offset.min(content.size()), bounded(count)?)
+}
+
+/// A length that one call may return.
+fn bounded(bytes: u64) -> Result<usize> {
+    let within = limits::check("bytes returned by one call", bytes, limits::CALL_BYTES);
+    within.map(|bytes| bytes as usize).map_err(|error| error.with_hint("download it, or read it in parts with pread"))
 }
 
 /// Lines without their ends, what is not UTF-8 replaced.

@@ -1,7 +1,7 @@
 //! What devices and filesystems there are: the `list_*`, `vfs_*` and `blockdev_*` calls.
 
 use super::Guestfs;
-use crate::block::{ImageInfo, read_vec};
+use crate::block::ImageInfo;
 use crate::error::{Error, Result};
 use crate::fs::probe;
 use crate::ops::{self, Algorithm};
@@ -104,11 +104,10 @@ impl Guestfs {
         }
     }
 
-    /// Up to `count` bytes of a device from `offset`; fewer at its end.
+    /// Up to `count` bytes of a device from `offset`; fewer at its end. More than [`limits::CALL_BYTES`](crate::limits::CALL_BYTES) are refused.
     pub fn pread_device(&self, device: &str, count: u64, offset: u64) -> Result<Vec<u8>> {
         let bytes = self.launched()?.devices.find(device)?;
-        let count = count.min(bytes.size().saturating_sub(offset));
-        read_vec(&bytes, offset.min(bytes.size()), count as usize).map_err(|error| error.on_device(device))
+        super::files::pread(&bytes, count, offset).map_err(|error| error.on_device(device))
     }
 
     /// The digest of a whole device.

@@ -53,8 +53,7 @@ fn ostree_root<'a>(
     physical: &MountTable,
     notes: &Notes<'_>,
 ) -> Result<Option<Assembled<'a>>> {
-    let neighbours = devices.candidates().iter().filter(|other| other.disk() == root.disk());
-    let others = neighbours.filter(|other| other.mountable != root.mountable);
+    let others = devices.neighbours(root).into_iter().filter(|other| other.mountable != root.mountable);
     let boots = others.filter_map(|other| Some(MountTable::with_root(&other.mountable, other.fs.clone()?)));
     let boots: Vec<MountTable> = boots.collect();
     let Some(deployment) = ostree::find(notes.guest(physical), &boots, notes)? else { return Ok(None) };
@@ -167,8 +166,10 @@ impl<'a> Assembled<'a> {
         root: &'a Candidate,
         notes: &Notes<'_>,
     ) -> Result<Vec<(GuestPath, &'a Candidate)>> {
-        let Some(disk) = root.disk() else { return Ok(Vec::new()) };
-        let neighbours: Vec<&'a Candidate> = devices.candidates().iter().filter(|c| c.disk() == Some(disk)).collect();
+        if root.disk().is_none() {
+            return Ok(Vec::new());
+        }
+        let neighbours = devices.neighbours(root);
         let is_boot = |candidate: &Candidate| {
             candidate.purpose() == Some(Purpose::Xbootldr) || candidate.identity.label.as_deref() == Some("boot")
         };

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::candidate::Candidate;
-use super::discoverable::{BIOS_BOOT, Purpose};
+use super::discoverable::{BIOS_BOOT, Purpose, purpose};
 use super::reader::{Reader, Sourced, first_line};
 use super::{assignments, bls, grub};
 use crate::error::Result;
@@ -239,9 +239,15 @@ fn firmware(
     }
     let is_bios = |kind| matches!(kind, Kind::Extlinux | Kind::Syslinux | Kind::Lilo | Kind::GrubLegacy);
     let by_loader = || bootloaders.iter().find(|loader| is_bios(loader.kind)).map(|loader| loader.config.clone());
+    let typed = |matches: &dyn Fn(&str) -> bool| {
+        let mut found = neighbours.iter().filter(|candidate| candidate.partition_type.as_deref().is_some_and(matches));
+        found.next().map(|candidate| candidate.mountable.clone())
+    };
+    let esp = typed(&|partition_type| partition_type == "0xef" || purpose(partition_type) == Some(Purpose::Esp));
+    // An MBR without an EFI system partition leaves only the BIOS.
     let by_partition = || {
-        let candidate = neighbours.iter().find(|candidate| candidate.partition_type.as_deref() == Some(BIOS_BOOT))?;
-        Some(candidate.mountable.clone())
+        let by_mbr = || typed(&|partition_type| partition_type.starts_with("0x")).filter(|_| esp.is_none());
+        typed(&|partition_type| partition_type == BIOS_BOOT).or_else(by_mbr)
     };
     found.extend(bios.or_else(by_loader).or_else(by_partition).map(|source| Sourced::new(Firmware::Bios, source)));
 
@@ -251,12 +257,6 @@ fn firmware(
             uefi = Some(path.to_owned());
         }
     }
-    let by_partition = || {
-        let is_esp = |candidate: &&&Candidate| {
-            candidate.purpose() == Some(Purpose::Esp) || candidate.partition_type.as_deref() == Some("0xef")
-        };
-        neighbours.iter().find(is_esp).map(|candidate| candidate.mountable.clone())
-    };
-    found.extend(uefi.or_else(by_partition).map(|source| Sourced::new(Firmware::Uefi, source)));
+    found.extend(uefi.or(esp).map(|source| Sourced::new(Firmware::Uefi, source)));
     Ok(found)
 }

@@ -47,6 +47,12 @@ impl<'a> Devices<'a> {
         self.candidates
     }
 
+    /// The candidates on the disk that `root` lies on; all of them when it lies on none (a logical volume).
+    pub(super) fn neighbours(&self, root: &Candidate) -> Vec<&'a Candidate> {
+        let is_near = |candidate: &&Candidate| root.disk().is_none() || candidate.disk() == root.disk();
+        self.candidates.iter().filter(is_near).collect()
+    }
+
     /// The candidate that `spec` names.
     pub(super) fn find(&self, spec: &str, root: &'a Candidate) -> Option<&'a Candidate> {
         if spec == "/dev/root" {

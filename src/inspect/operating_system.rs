@@ -146,8 +146,7 @@ impl OperatingSystem {
         let osinfo = distro::osinfo(distro, version);
         let (package_format, package_management) = packaging(&reader, distro, &identity.like, version)?;
 
-        let neighbours: Vec<&Candidate> = devices.candidates().iter().filter(|c| c.disk() == root.disk()).collect();
-        let boot = bootloader::boot(&reader, &neighbours)?;
+        let boot = bootloader::boot(&reader, &devices.neighbours(root))?;
         let init_system = services::init_system(&reader)?;
         let services = match &init_system {
             Some(init) => services::services(&reader, init.value)?,

@@ -124,4 +124,23 @@ mod tests {
         assert_eq!(versions, sorted);
         assert_eq!(natural_order("1.00", "1.0"), Ordering::Equal);
     }
+
+    #[test]
+    fn the_order_is_one() {
+        let mut words = vec![String::new()];
+        for length in 0..4 {
+            let longer = words.iter().filter(|word| word.len() == length);
+            let longer: Vec<_> =
+                longer.flat_map(|word| ["a", "1", "0", ".", "~"].map(|c| format!("{word}{c}"))).collect();
+            words.extend(longer);
+        }
+        for left in &words {
+            for right in &words {
+                assert_eq!(natural_order(left, right), natural_order(right, left).reverse(), "{left} {right}");
+            }
+        }
+        // A total order sorts, and sorting twice changes nothing.
+        words.sort_by(|left, right| natural_order(left, right));
+        assert!(words.is_sorted_by(|left, right| natural_order(left, right).is_le()));
+    }
 }

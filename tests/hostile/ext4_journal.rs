@@ -215,7 +215,6 @@ fn damaged_fast_commits() {
             journal.seal(disk);
         });
     };
-    let solid = fs.find("solid");
     let word = |value: u32| value.to_le_bytes();
     for inode in [0u32, 1, 2, 8, 12, 256, 257, u32::MAX] {
         for tag in 0..12u16 {

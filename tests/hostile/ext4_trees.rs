@@ -106,7 +106,7 @@ fn damaged_indirect_blocks() {
             values.extend([2, 3, 8191, 8192, 8193]);
             for value in values {
                 fs.add(&mut suite, format!("{path}: i_block {slot} {value:#x}"), move |disk| {
-                    disk.le(at + slot * 4, 4, value)
+                    disk.le(at + slot * 4, 4, value);
                 });
             }
         }
@@ -168,7 +168,7 @@ fn damaged_directories() {
         ("all ones", u32::MAX),
     ] {
         fs.add(&mut suite, format!("a directory entry for {name}"), move |disk| {
-            entry(disk, third, target, over, b"again", 2)
+            entry(disk, third, target, over, b"again", 2);
         });
     }
     // Eighty names for the same directory, which has eighty names for the next: 80^3 paths.
@@ -176,12 +176,12 @@ fn damaged_directories() {
     let blocks = levels.map(|level| fs.block(Kind::Directory, level));
     for (name, cyclic) in [("a tree that grows with its depth", false), ("a tree that grows for ever", true)] {
         fs.add(&mut suite, name, move |disk| {
-            for level in 0..3 {
+            for (level, block) in blocks.iter().enumerate() {
                 let next = levels.get(level + 1).copied().unwrap_or(if cyclic { levels[0] } else { 11 });
                 let count = (1012 - 24) / 12;
                 for number in 0..count {
                     let last = number + 1 == count;
-                    let at = blocks[level] + 24 + number * 12;
+                    let at = block + 24 + number * 12;
                     entry(
                         disk,
                         at,
@@ -345,7 +345,7 @@ fn damaged_attributes() {
     let solid = fs.inode(fs.find("solid"));
     for target in [1, 2, 3, block as u64 / 1024, 8191, 8192, u64::from(u32::MAX)] {
         fs.add(&mut suite, format!("attributes of another file at block {target}"), move |disk| {
-            disk.le(solid + 0x68, 4, target)
+            disk.le(solid + 0x68, 4, target);
         });
     }
     suite.refused = 30;

@@ -124,7 +124,7 @@ fn tables(suite: &mut Suite) {
         L2 as u64,
         L1 as u64 | COPIED,
         DATA as u64 | 1,
-        CLUSTER as u64 * 1000 | COPIED,
+        (CLUSTER as u64 * 1000) | COPIED,
         0x00ff_ffff_ffff_f000,
         u64::MAX,
         COMPRESSED,

@@ -1,5 +1,7 @@
 //! `guestctl completions`
 
+use std::io::Write;
+
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
 
@@ -14,12 +16,10 @@ pub struct Completions {
 
 impl Completions {
     pub fn run(self) -> Outcome {
-        clap_complete::generate(
-            self.shell,
-            &mut crate::args::Args::command(),
-            "guestctl",
-            &mut crate::print::stdout()?,
-        );
-        Ok(())
+        let mut script = Vec::new();
+        clap_complete::generate(self.shell, &mut crate::args::Args::command(), "guestctl", &mut script);
+        let mut out = crate::print::stdout()?;
+        out.write_all(&script)?;
+        Ok(out.flush()?)
     }
 }

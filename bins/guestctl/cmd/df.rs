@@ -40,9 +40,9 @@ impl Df {
         let row = |(device, mountpoint, statfs): (String, String, guestctl::fs::StatFs)| Row {
             device,
             mountpoint,
-            size_bytes: statfs.blocks * statfs.block_size,
-            used_bytes: statfs.blocks.saturating_sub(statfs.blocks_free) * statfs.block_size,
-            available_bytes: statfs.blocks_available * statfs.block_size,
+            size_bytes: statfs.blocks.saturating_mul(statfs.block_size),
+            used_bytes: statfs.blocks.saturating_sub(statfs.blocks_free).saturating_mul(statfs.block_size),
+            available_bytes: statfs.blocks_available.saturating_mul(statfs.block_size),
             inodes: statfs.files,
             inodes_free: statfs.files_free,
         };
@@ -59,7 +59,8 @@ impl Df {
             };
             let shown = |value: u64| if self.inodes { value.to_string() } else { size(value) };
             // As df does: used of what users can have, rounded up.
-            let percent = (used * 100).div_ceil((used + free).max(1));
+            let (part, whole) = (u128::from(used), u128::from(used) + u128::from(free));
+            let percent = (part * 100).div_ceil(whole.max(1));
             vec![
                 row.device.clone(),
                 shown(total),

@@ -46,8 +46,7 @@ impl Find {
         }
         if self.json {
             let text = std::str::from_utf8(path).map_or_else(|_| escape(path), str::to_owned);
-            serde_json::to_writer(&mut *out, &text)?;
-            return out.write_all(b"\n");
+            return print::json_line(out, &text);
         }
         writeln!(out, "{}", escape(path))
     }

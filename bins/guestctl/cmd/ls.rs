@@ -151,8 +151,7 @@ impl<W: Write + Send> Lines<'_, W> {
             self.batch.par_iter_mut().try_for_each(|(location, record)| digest(location, record, algorithms))?;
         }
         for (_, record) in self.batch.drain(..) {
-            serde_json::to_writer(&mut self.out, &record).map_err(std::io::Error::from)?;
-            self.out.write_all(b"\n")?;
+            print::json_line(&mut self.out, &record)?;
         }
         Ok(())
     }

@@ -10,6 +10,7 @@ pub mod info;
 pub mod inspect;
 pub mod ls;
 pub mod man;
+pub mod schema;
 pub mod stat;
 pub mod version;
 
@@ -30,6 +31,7 @@ pub fn run(args: Args) -> Outcome {
         Command::Info(command) => command.run(),
         Command::Completions(command) => command.run(),
         Command::Man(command) => command.run(),
+        Command::Schema(command) => command.run(),
         Command::Version(command) => command.run(),
     }
 }

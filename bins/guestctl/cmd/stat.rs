@@ -51,8 +51,7 @@ impl Stat {
                     ("encrypted", metadata.encrypted.into()),
                 ];
                 record.digests.extend(more.map(|(name, value)| (name.to_owned(), value)));
-                serde_json::to_writer(&mut out, &record).map_err(std::io::Error::from)?;
-                writeln!(out)?;
+                print::json_line(&mut out, &record)?;
                 continue;
             }
             let arrow = target.map(|target| format!(" -> {}", escape(&target))).unwrap_or_default();

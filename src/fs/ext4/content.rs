@@ -16,7 +16,7 @@ const JOIN: usize = 1024;
 /// The content of one block-mapped inode.
 pub(super) struct Content {
     fs: Arc<Ext4>,
-    inode: RawInode,
+    inode: Arc<RawInode>,
     size: u64,
 }
 
@@ -27,7 +27,7 @@ impl std::fmt::Debug for Content {
 }
 
 impl Content {
-    pub(super) fn new(fs: Arc<Ext4>, inode: RawInode, size: u64) -> Self {
+    pub(super) fn new(fs: Arc<Ext4>, inode: Arc<RawInode>, size: u64) -> Self {
         Self { fs, inode, size }
     }
 

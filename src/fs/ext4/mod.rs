@@ -42,7 +42,7 @@ use superblock::Superblock;
 
 use crate::PathProblem;
 use crate::block::{BlockDevice, Cached, Lru, Memory, read_vec};
-use crate::bytes::{div_rem, low_u32, to_u64, to_usize};
+use crate::bytes::{div_rem, low_u32, to_usize};
 use crate::error::{Error, Result};
 use crate::fs::name_index::NameIndexes;
 use crate::fs::{DirEntry, FileType, Filesystem, Identity, Inode, Metadata, StatFs, Xattr, probe};
@@ -56,8 +56,11 @@ const CACHE_BYTES: usize = 16 << 20;
 const CACHED_NODES: usize = 1024;
 /// Group descriptors kept after their check.
 const CACHED_GROUPS: usize = 4096;
-/// Inodes kept after fast commits were applied to them, which can take long.
+/// Inodes kept after their check, and after fast commits were applied: one is asked for its metadata, attributes and
+/// content in turn.
 const CACHED_INODES: usize = 1024;
+/// The same in bytes, for filesystems with large inodes.
+const CACHED_INODE_BYTES: u64 = 4 << 20;
 
 /// Opens the ext2, ext3 or ext4 filesystem on `device`, replaying its journal in memory when it has to be.
 pub fn open(device: Arc<dyn BlockDevice>) -> Result<Arc<dyn Filesystem>> {
@@ -94,8 +97,7 @@ struct Ext4 {
     /// Checked nodes by (inode, block); indirect blocks, which belong to no checksum, under inode 0.
     extent_nodes: Lru<(u32, u64), Arc<[u8]>>,
     groups: Lru<u32, GroupDescriptor>,
-    /// Inodes that fast commits change, as they are afterwards.
-    recovered: Lru<u32, RawInode>,
+    inodes: Lru<u32, Arc<RawInode>>,
     /// What was counted for those whose i_blocks is not known.
     units: Lru<u32, u64>,
     /// Of directories that take more than a few blocks.
@@ -109,13 +111,15 @@ impl Ext4 {
         let metadata = Cached::new(device.clone(), CACHE_BYTES);
         let superblock = Superblock::read(&metadata)?;
         let (extent_nodes, groups) = (Lru::new(CACHED_NODES), Lru::new(CACHED_GROUPS));
+        let inodes = div_rem(CACHED_INODE_BYTES, u64::from(superblock.inode_size)).0;
+        let inodes = to_usize(inodes).min(CACHED_INODES);
         Ok(Self {
             superblock,
             device,
             metadata,
             extent_nodes,
             groups,
-            recovered: Lru::new(CACHED_INODES),
+            inodes: Lru::new(inodes),
             units: Lru::new(CACHED_INODES),
             indexes: NameIndexes::default(),
             fast_commit,
@@ -154,11 +158,12 @@ impl Ext4 {
         Ok((journal::replay(&input)?, journal.clone()))
     }
 
-    /// Reads and checks an inode; one that a fast commit has recorded comes from there.
-    fn inode(&self, number: u32) -> Result<RawInode> {
-        if let Some(inode) = self.recovered.get(&number) {
-            return Ok(inode);
-        }
+    /// An inode, checked; one that fast commits have changed is as they left it.
+    fn inode(&self, number: u32) -> Result<Arc<RawInode>> {
+        self.inodes.get_or_read(number, || self.read_inode(number).map(Arc::new))
+    }
+
+    fn read_inode(&self, number: u32) -> Result<RawInode> {
         let superblock = &self.superblock;
         let Some(index) = number.checked_sub(1).filter(|_| number <= superblock.inodes_count) else {
             let expected = format!("1 to {}", superblock.inodes_count);
@@ -172,11 +177,7 @@ impl Ext4 {
         let offset = table.saturating_add(within);
         let bytes = read_vec(&self.metadata, offset, usize::from(superblock.inode_size))?;
         match self.fast_commit.inode(number, &bytes) {
-            Some(recovered) => {
-                let inode = RawInode::recovered(number, offset, recovered, superblock)?;
-                self.recovered.insert(number, inode.clone());
-                Ok(inode)
-            }
+            Some(recovered) => RawInode::recovered(number, offset, recovered, superblock),
             None => RawInode::new(number, offset, bytes, superblock),
         }
     }
@@ -202,7 +203,7 @@ impl Ext4 {
     }
 
     /// The inode behind a number from outside, which must be in use.
-    fn used_inode(&self, number: Inode) -> Result<RawInode> {
+    fn used_inode(&self, number: Inode) -> Result<Arc<RawInode>> {
         let inode = self.inode(u32::try_from(number).unwrap_or(u32::MAX))?;
         if inode.mode()? == 0 || inode.links_count()? == 0 {
             return Err(inode.record().corrupt(
@@ -215,18 +216,19 @@ impl Ext4 {
         Ok(inode)
     }
 
-    /// inline_data: the content from i_block and, past 60 bytes, from `system.data`.
+    /// inline_data: the content from i_block and, past 60 bytes, from `system.data`; what a larger i_size adds reads as
+    /// zeroes, as it does for the kernel. No inode can hold more than a block inline.
     fn inline_content(&self, inode: &RawInode) -> Result<Vec<u8>> {
         let size = inode.size(&self.superblock)?;
+        let most = u64::from(self.superblock.block_size);
+        if size > most {
+            return Err(inode.record().corrupt("i_size", 0x4, size, format!("at most {most} for inline data")));
+        }
         let mut bytes = inode.block()?.to_vec();
         if size > 60 {
             bytes.extend(self.inline_tail(inode)?.unwrap_or_default());
         }
-        if to_u64(bytes.len()) < size {
-            let found = format!("{} bytes of inline data", bytes.len());
-            return Err(inode.record().corrupt("i_size", 0x4, size, found));
-        }
-        bytes.truncate(to_usize(size));
+        bytes.resize(to_usize(size), 0);
         Ok(bytes)
     }
 }
@@ -258,15 +260,19 @@ impl Filesystem for Mounted {
         if inode.recount {
             metadata.blocks = self.fs.units.get_or_read(inode.number, || self.fs.count_units(&inode))?;
         }
+        if metadata.file_type == FileType::File && inode.has(FLAG_INLINE_DATA)? {
+            // stat(2) counts what lies in the inode, so that a program does not take the file for one big hole.
+            metadata.blocks = metadata.blocks.saturating_add(metadata.size.div_ceil(512));
+        }
         Ok(metadata)
     }
 
     fn lookup(&self, directory: Inode, name: &[u8]) -> Result<Option<Inode>> {
-        Ok(self.fs.find_entry(&self.fs.used_inode(directory)?, name)?.map(Inode::from))
+        Ok(self.fs.find_entry(&*self.fs.used_inode(directory)?, name)?.map(Inode::from))
     }
 
     fn read_dir(&self, directory: Inode, visit: &mut dyn FnMut(DirEntry) -> Result<ControlFlow<()>>) -> Result<()> {
-        self.fs.for_each_entry(&self.fs.used_inode(directory)?, visit)
+        self.fs.for_each_entry(&*self.fs.used_inode(directory)?, visit)
     }
 
     fn read_link(&self, inode: Inode) -> Result<Vec<u8>> {
@@ -306,7 +312,7 @@ impl Filesystem for Mounted {
     }
 
     fn xattrs(&self, inode: Inode) -> Result<Vec<Xattr>> {
-        self.fs.read_xattrs(&self.fs.used_inode(inode)?)
+        self.fs.read_xattrs(&*self.fs.used_inode(inode)?)
     }
 
     /// As the kernel counts: free space from the group descriptors, the total without the filesystem's own metadata, and

@@ -91,15 +91,16 @@ impl ShortEntry {
         self.attributes & VOLUME_ID == 0 && !matches!(self.name[0], 0 | FREE)
     }
 
-    pub(super) fn is_dot(&self) -> bool {
-        self.name == *b".          " || self.name == *b"..         "
-    }
-
     /// The label, when that is what the entry holds.
     fn label(&self) -> Option<&[u8; 11]> {
         let is_label = self.attributes & 0x3f != LONG_NAME && self.attributes & (VOLUME_ID | DIRECTORY) == VOLUME_ID;
         (is_label && self.name[0] != FREE && self.cluster == 0).then_some(&self.name)
     }
+}
+
+/// `.` or `..`.
+fn is_dot(name: &[u8; 11]) -> bool {
+    name == b".          " || name == b"..         "
 }
 
 /// A file or directory with its names.
@@ -155,7 +156,7 @@ pub(super) fn for_each_entry(
         }
         let entry = ShortEntry::parse(&slot, boot.fat_type)?;
         let long = long.take(&entry.name);
-        if !entry.is_file_or_directory() || entry.is_dot() {
+        if !entry.is_file_or_directory() || is_dot(&entry.name) {
             return Ok(ControlFlow::Continue(()));
         }
         let short = name::short_name(&entry.name, entry.case);
@@ -172,6 +173,19 @@ pub(super) fn for_each_entry(
         }
         visit(Named { position: slot.offset, entry, name, alias })
     })
+}
+
+/// How many subdirectories there are, names unread: this is asked far more often than the names are.
+pub(super) fn count_subdirectories(device: &dyn BlockDevice, regions: &[Range<u64>]) -> Result<u64> {
+    let mut count = 0u64;
+    for_each_slot(device, regions, &mut |slot| {
+        let is_directory = slot.u8(0)? != FREE && slot.u8(11)? & (VOLUME_ID | DIRECTORY) == DIRECTORY;
+        if is_directory && !is_dot(slot.array(0)?) {
+            count = count.saturating_add(1);
+        }
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(count)
 }
 
 /// The volume's label, from the entry in the root directory that holds it; the placeholder is none.

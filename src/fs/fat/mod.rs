@@ -41,7 +41,7 @@ use table::{Chain, Table};
 use super::name_index::NameIndexes;
 use super::probe::fat_serial;
 use super::{DirEntry, FileType, Filesystem, FsKind, Identity, Inode, Metadata, StatFs, Timestamp, Xattr};
-use crate::block::{BlockDevice, Cached, read_vec};
+use crate::block::{BlockDevice, Cached, Lru, read_vec};
 use crate::bytes::{Record, low_u32, to_usize};
 use crate::error::{Error, PathProblem, Result};
 use crate::limits;
@@ -55,6 +55,9 @@ const CACHE_BYTES: usize = 2 << 20;
 /// A directory in which a look-up passed more names than this is searched through an index from then on.
 const INDEXED: usize = 256;
 
+/// Directories whose facts are kept in memory.
+const CACHED_DIRECTORIES: usize = 16_384;
+
 /// Bytes of a long name in UTF-8 at most, as statvfs(3) reports them: 255 units, six bytes each.
 const NAME_MAX: u64 = 1_530;
 
@@ -67,6 +70,9 @@ pub struct Fat {
     boot: BootSector,
     identity: Identity,
     dirty: bool,
+    /// (size, links) of directories by their first cluster, `None` for the root: path resolution asks for them at every
+    /// step, and they cost a scan, which a hostile volume could make countless entries share.
+    facts: Lru<Option<u32>, (u64, u64)>,
 }
 
 /// Label and serial number when `head` (the device's first bytes) begins with a FAT boot sector. The label is that of the
@@ -128,7 +134,8 @@ impl Fat {
             FatType::Fat32 => 0x0800_0000,
         };
         let dirty = boot.dirty || Table::new(&cached, &boot).value(1)? & clean != clean;
-        Ok(Self { device, cached, indexes: NameIndexes::default(), boot, identity, dirty })
+        let facts = Lru::new(CACHED_DIRECTORIES);
+        Ok(Self { device, cached, indexes: NameIndexes::default(), boot, identity, dirty, facts })
     }
 
     /// The short entry that an inode number stands for.
@@ -179,11 +186,7 @@ impl Fat {
             let len = range.end.saturating_sub(range.start);
             sum.saturating_add(len)
         });
-        let mut links = 2u64;
-        directory::for_each_entry(&self.cached, &regions, &self.boot, &mut |named| {
-            links = links.saturating_add(u64::from(named.entry.is_directory()));
-            Ok(ControlFlow::Continue(()))
-        })?;
+        let links = directory::count_subdirectories(&self.cached, &regions)?.saturating_add(2);
         Ok((size, links))
     }
 
@@ -254,8 +257,10 @@ impl Filesystem for Fat {
             crtime: None,
             encrypted: false,
         };
+        let mut first_cluster = None;
         if inode != ROOT {
             let (_, entry) = self.entry(inode)?;
+            first_cluster = Some(entry.cluster);
             let (date, time) = entry.modified;
             let (created_date, created_time, hundredths) = entry.created;
             metadata.mtime = time::timestamp(date, time, 0);
@@ -271,7 +276,7 @@ impl Filesystem for Fat {
             }
         }
         if metadata.file_type == FileType::Dir {
-            (metadata.size, metadata.nlink) = self.directory_facts(inode)?;
+            (metadata.size, metadata.nlink) = self.facts.get_or_read(first_cluster, || self.directory_facts(inode))?;
         }
         metadata.blocks = self.blocks(metadata.size);
         Ok(metadata)

@@ -14,6 +14,7 @@ fuzz_target!(|bytes: &[u8]| {
         let _ = distro::osinfo(&distro::word(id), release.version.as_ref());
     }
     let _ = Version::of_version_id(&text);
-    let (left, right) = text.split_at(text.floor_char_boundary(text.len() / 2));
-    assert_eq!(natural_order(left, right), natural_order(right, left).reverse());
+    let (left, right) = bytes.split_at(bytes.len() / 2);
+    let (left, right) = (String::from_utf8_lossy(left), String::from_utf8_lossy(right));
+    assert_eq!(natural_order(&left, &right), natural_order(&right, &left).reverse());
 });

@@ -15,14 +15,14 @@ use crate::exit::Outcome;
 use crate::print;
 
 /// The JSON Schema of `inspect --json`.
-const SCHEMA: &str = include_str!("schema.json");
+pub const SCHEMA: &str = include_str!("schema.json");
 
 /// Say what is installed in a guest: system, hostname, mountpoints, kernels, services, users, packages.
 #[derive(Debug, Args)]
 pub struct Inspect {
     #[command(flatten)]
     images: ImageArgs,
-    /// Print JSON; --schema prints its JSON Schema.
+    /// Print JSON; `guestctl schema` prints its JSON Schema.
     #[arg(long, group = "form")]
     json: bool,
     /// Print XML in virt-inspector's schema.
@@ -31,9 +31,6 @@ pub struct Inspect {
     /// Print YAML with the fields of the JSON.
     #[arg(long, group = "form")]
     yaml: bool,
-    /// Print the JSON Schema of --json and do nothing else (IMAGE is not opened).
-    #[arg(long, group = "form")]
-    schema: bool,
     /// Leave the installed packages out.
     #[arg(long)]
     no_applications: bool,
@@ -41,9 +38,6 @@ pub struct Inspect {
 
 impl Inspect {
     pub fn run(self) -> Outcome {
-        if self.schema {
-            return Ok(print::stdout()?.write_all(SCHEMA.as_bytes())?);
-        }
         let g = self.images.launch()?;
         let systems = g.operating_systems()?;
         let packages = |root: &str| if self.no_applications { Ok(None) } else { g.inspect_packages(root).map(Some) };
@@ -55,7 +49,8 @@ impl Inspect {
         if self.xml {
             xml::write(&mut out, &report)?;
         } else if self.yaml {
-            serde_norway::to_writer(&mut out, &report).map_err(std::io::Error::other)?;
+            // As text first: its errors do not tell a closed pipe from others.
+            out.write_all(serde_norway::to_string(&report).map_err(std::io::Error::other)?.as_bytes())?;
         } else {
             text::write(&mut out, &report)?;
         }

@@ -5,9 +5,12 @@ use std::io::{self, Write};
 
 use guestctl::inspect::{OperatingSystem, Package, Sourced};
 use quick_xml::Writer;
+use quick_xml::events::attributes::Attribute;
 use quick_xml::events::{BytesDecl, BytesEnd, BytesStart, BytesText, Event};
+use quick_xml::name::QName;
 
 use super::report::{Report, SystemReport};
+use crate::print;
 
 /// Distributions that the schema knows; it has no word for any other, and the element is optional.
 const DISTROS: [&str; 38] = [
@@ -70,10 +73,9 @@ impl<W: Write> Xml<W> {
         attributes: &[(&str, &str)],
         children: impl FnOnce(&mut Self) -> io::Result<()>,
     ) -> io::Result<()> {
-        let attributes = attributes.iter().map(|(key, value)| (*key, clean(value)));
         let mut start = BytesStart::new(name);
         for (key, value) in attributes {
-            start.push_attribute((key, value.as_str()));
+            start.push_attribute(Attribute { key: QName(key), value: escaped(value).into() });
         }
         self.0.write_event(Event::Start(start))?;
         children(self)?;
@@ -89,7 +91,7 @@ impl<W: Write> Xml<W> {
     }
 
     fn leaf_with(&mut self, name: &str, attributes: &[(&str, &str)], text: &str) -> io::Result<()> {
-        self.parent(name, attributes, |xml| xml.0.write_event(Event::Text(BytesText::new(&clean(text)))))
+        self.parent(name, attributes, |xml| xml.0.write_event(Event::Text(BytesText::from_escaped(escaped(text)))))
     }
 
     fn system(&mut self, report: &SystemReport<'_>) -> io::Result<()> {
@@ -159,8 +161,21 @@ impl<W: Write> Xml<W> {
     }
 }
 
-/// Text without the characters that XML 1.0 (section 2.2) cannot hold at all.
-fn clean(text: &str) -> String {
-    let allowed = |c: char| matches!(c, '\t' | '\n' | '\r' | ' '..='\u{fffd}' | '\u{10000}'..);
-    text.chars().map(|c| if allowed(c) { c } else { '\u{fffd}' }).collect()
+/// Text with references for markup and for what steers a terminal; characters that XML 1.0 (section 2.2) cannot hold at
+/// all are replaced.
+fn escaped(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '&' => safe.push_str("&amp;"),
+            '<' => safe.push_str("&lt;"),
+            '>' => safe.push_str("&gt;"),
+            '"' => safe.push_str("&quot;"),
+            '\r' => safe.push_str("&#13;"),
+            c if c != '\n' && c != '\t' && (c < ' ' || c > '\u{fffd}' && c < '\u{10000}') => safe.push('\u{fffd}'),
+            c if print::steers(c) => safe.push_str(&format!("&#{};", u32::from(c))),
+            c => safe.push(c),
+        }
+    }
+    safe
 }

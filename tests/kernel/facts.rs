@@ -1,0 +1,157 @@
+//! What is known of one path, from the kernel and from the program's JSON lines.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fmt::Write;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use guestctl::fs::FileType;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+/// The facts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    pub kind: String,
+    pub mode: u32,
+    pub owner: (u32, u32),
+    pub size: u64,
+    pub links: u64,
+    pub mtime: i128,
+    pub target: Option<Vec<u8>>,
+    pub rdev: Option<String>,
+    pub xattrs: BTreeMap<String, String>,
+    pub sha256: Option<String>,
+}
+
+/// A tree by path.
+pub type Tree = BTreeMap<Vec<u8>, Facts>;
+
+/// Whether contents are digested.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Contents {
+    Digested,
+    Left,
+}
+
+/// What the program has listed.
+pub fn listed(json_lines: &[u8]) -> Tree {
+    let mut tree = Tree::new();
+    for line in json_lines.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
+        let line: Value = serde_json::from_slice(line).unwrap();
+        let twice = tree.insert(bytes(&line, "path").unwrap(), of_line(&line));
+        assert!(twice.is_none(), "listed twice: {line}");
+    }
+    tree
+}
+
+fn of_line(line: &Value) -> Facts {
+    let text = |key: &str| line[key].as_str().map(str::to_owned);
+    let number = |key: &str| line[key].as_u64().unwrap();
+    let xattrs = line["xattrs"].as_object().unwrap().iter();
+    Facts {
+        kind: text("type").unwrap(),
+        mode: u32::from_str_radix(line["mode"].as_str().unwrap(), 8).unwrap(),
+        owner: (number("uid") as u32, number("gid") as u32),
+        size: number("size"),
+        links: number("nlink"),
+        mtime: line["mtime_ns"].as_number().unwrap().as_i128().unwrap(),
+        target: bytes(line, "target"),
+        rdev: text("rdev"),
+        xattrs: xattrs.map(|(name, value)| (name.clone(), value.as_str().unwrap().to_owned())).collect(),
+        sha256: text("sha256"),
+    }
+}
+
+fn bytes(line: &Value, key: &str) -> Option<Vec<u8>> {
+    match line[format!("{key}_b64")].as_str() {
+        Some(text) => Some(BASE64.decode(text).unwrap()),
+        None => line[key].as_str().map(|text| text.as_bytes().to_vec()),
+    }
+}
+
+/// What the kernel shows below `top`; paths begin with `prefix`.
+pub fn mounted(top: &Path, prefix: &str, contents: Contents) -> Tree {
+    let mut tree = Tree::new();
+    let mut rest = vec![top.to_owned()];
+    while let Some(path) = rest.pop() {
+        let facts = of_host(&path, contents);
+        if facts.kind == "dir" {
+            rest.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        }
+        let relative = path.strip_prefix(top).unwrap().as_os_str().as_bytes();
+        let guest = match (prefix, relative) {
+            ("/", relative) => [b"/", relative].concat(),
+            (prefix, b"") => prefix.as_bytes().to_vec(),
+            (prefix, relative) => [prefix.as_bytes(), b"/", relative].concat(),
+        };
+        tree.insert(guest, facts);
+    }
+    tree
+}
+
+fn of_host(path: &Path, contents: Contents) -> Facts {
+    let metadata = std::fs::symlink_metadata(path).unwrap();
+    let kind = FileType::from_mode(metadata.mode()).unwrap();
+    let is_device = matches!(kind, FileType::Char | FileType::Block);
+    let (major, minor) = (rustix::fs::major(metadata.rdev()), rustix::fs::minor(metadata.rdev()));
+    Facts {
+        kind: kind.name().to_owned(),
+        mode: metadata.mode() & 0o7777,
+        owner: (metadata.uid(), metadata.gid()),
+        size: metadata.size(),
+        links: metadata.nlink(),
+        mtime: i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec()),
+        target: (kind == FileType::Symlink)
+            .then(|| std::fs::read_link(path).unwrap().into_os_string().as_bytes().to_vec()),
+        rdev: is_device.then(|| format!("{major}:{minor}")),
+        xattrs: xattrs(path),
+        sha256: (kind == FileType::File && contents == Contents::Digested).then(|| digest(path)),
+    }
+}
+
+fn xattrs(path: &Path) -> BTreeMap<String, String> {
+    let mut names = vec![0; 1 << 16];
+    let len = rustix::fs::llistxattr(path, &mut names[..]).unwrap();
+    let names = names[..len].split(|&byte| byte == 0).filter(|name| !name.is_empty());
+    let value = |name: &[u8]| {
+        let mut value = vec![0; 1 << 16];
+        let len = rustix::fs::lgetxattr(path, OsStr::from_bytes(name), &mut value[..]).unwrap();
+        (String::from_utf8(name.to_vec()).unwrap(), BASE64.encode(&value[..len]))
+    };
+    names.map(value).collect()
+}
+
+fn digest(path: &Path) -> String {
+    let (mut file, mut hasher, mut chunk) = (File::open(path).unwrap(), Sha256::new(), vec![0; 1 << 20]);
+    loop {
+        match file.read(&mut chunk).unwrap() {
+            0 => break,
+            len => hasher.update(&chunk[..len]),
+        }
+    }
+    hasher.finalize().iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").unwrap();
+        text
+    })
+}
+
+/// The trees are the same in everything.
+#[track_caller]
+pub fn same(what: &str, kernel: &Tree, ours: &Tree) {
+    let mut differences = Vec::new();
+    for path in kernel.keys().chain(ours.keys().filter(|path| !kernel.contains_key(*path))) {
+        let (kernel, ours) = (kernel.get(path), ours.get(path));
+        if kernel != ours {
+            differences.push(format!("{}\n  kernel {kernel:?}\n  ours   {ours:?}", guestctl::bytes::escape(path)));
+        }
+    }
+    let shown = differences.iter().take(10).map(|text| text.chars().take(1500).collect()).collect::<Vec<String>>();
+    assert!(differences.is_empty(), "{what}: {} paths differ:\n{}", differences.len(), shown.join("\n"));
+}
