@@ -41,7 +41,7 @@ pub const JOURNAL_BLOCKS: u64 = 1 << 20;
 pub const FAST_COMMIT_BYTES: u64 = 16 << 20;
 
 /// Records of all fast commits in a journal. Ours; a created file takes four.
-pub const FAST_COMMIT_RECORDS: u64 = 1 << 18;
+pub const FAST_COMMIT_RECORDS: u64 = 1 << 17;
 
 /// Symbolic links followed in one path resolution. The kernel's MAXSYMLINKS.
 pub const SYMLINKS: u32 = 40;
@@ -55,9 +55,20 @@ pub const PATH_STEPS: u64 = 8_192;
 /// Directories below one another in a walk; deeper is a cycle or an attack. Ours; PATH_MAX allows 2048.
 pub const DIRECTORY_DEPTH: usize = 4_096;
 
+/// Bytes of the names in the directories that a walk is in at once, with 16 for each. Ours; a million names of
+/// 20 bytes.
+pub const LISTING_BYTES: u64 = 36 << 20;
+
+/// Names of one directory that paths lead through, and of all such directories that are remembered. Ours; an index of
+/// them takes 16 MiB.
+pub const DIRECTORY_INDEX_NAMES: u64 = 1 << 20;
+
+/// Block groups of an ext4 whose free space is counted. Ours; with the usual 128 MiB in each they make 512 TiB.
+pub const EXT4_GROUPS: u64 = 1 << 22;
+
 /// Bytes of a file or device that one call returns in memory. Ours; a guest can make a file of terabytes out of nothing.
 /// Copying and digesting have no limit.
-pub const CALL_BYTES: u64 = 64 << 20;
+pub const CALL_BYTES: u64 = 1 << 30;
 
 /// Bytes of one symbolic link's target. Ext4 keeps at most one block, which is at most 64 KiB.
 pub const SYMLINK_BYTES: u64 = 65_536;

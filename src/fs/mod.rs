@@ -10,6 +10,7 @@
 
 pub mod ext4;
 pub mod fat;
+mod listing;
 mod metadata;
 mod mounts;
 mod path;
@@ -21,6 +22,7 @@ use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+pub use listing::Listing;
 pub use metadata::{DeviceNumber, FileType, Metadata, StatFs, Timestamp, Xattr};
 pub use mounts::{Mount, MountTable};
 pub use path::GuestPath;

@@ -1,6 +1,5 @@
 //! Looking at files: the calls that take a guest path.
 
-use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,7 +7,7 @@ use super::{Guestfs, text};
 use crate::block::{BlockDevice, read_vec};
 use crate::bytes::escape;
 use crate::error::{Error, PathProblem, Result};
-use crate::fs::{FileType, Follow, GuestPath, Location, MountTable, StatFs, Xattr};
+use crate::fs::{FileType, Follow, GuestPath, Listing, Location, MountTable, StatFs, Xattr};
 use crate::limits;
 use crate::ops::{self, Algorithm};
 use crate::progress::{Progress, Silent};
@@ -33,33 +32,20 @@ impl std::ops::Deref for Stat {
 impl Guestfs {
     /// The names in a directory, sorted, without `.` and `..`. A name that is not UTF-8 is escaped; `find0` has bytes.
     pub fn ls(&self, directory: impl AsRef<[u8]>) -> Result<Vec<String>> {
-        let mut names = Vec::new();
-        let location = self.directory(&*self.mounted()?, directory.as_ref())?;
-        let listed = location.fs.read_dir(location.inode, &mut |entry| {
-            names.push(entry.name);
-            Ok(ControlFlow::Continue(()))
-        });
-        listed.map_err(|error| error.at_path(directory.as_ref()))?;
-        names.sort_unstable();
-        Ok(names.into_iter().map(text).collect())
+        let names = Listing::read(&self.directory(&*self.mounted()?, directory.as_ref())?)?;
+        Ok(names.iter().map(|(name, _)| text(name.to_vec())).collect())
     }
 
     /// What `ls -la` prints of a directory. For people; it is not meant to be parsed.
     pub fn ll(&self, directory: impl AsRef<[u8]>) -> Result<String> {
         let mounts = self.mounted()?;
         let location = self.directory(&mounts, directory.as_ref())?;
-        let mut entries = Vec::new();
-        location.fs.read_dir(location.inode, &mut |entry| {
-            entries.push((entry.name, entry.inode));
-            Ok(ControlFlow::Continue(()))
-        })?;
-        entries.sort_unstable();
         let owners = ops::Owners::read(&mounts);
         let mut rows = Vec::new();
-        for (name, inode) in entries {
-            let path = location.path.join(&name);
+        for (name, inode) in Listing::read(&location)?.iter() {
+            let path = location.path.join(name);
             let child = mounts.cross(Location { inode, path, ..location.clone() });
-            rows.push(ops::long_row(&child, &child.metadata()?, &owners, &escape(&name))?);
+            rows.push(ops::long_row(&child, &child.metadata()?, &owners, &escape(name))?);
         }
         Ok(ops::long_listing(&rows))
     }

@@ -15,7 +15,7 @@ mod walk;
 pub use checksum::{Algorithm, checksum};
 pub use create::create_raw;
 pub use download::{download, write_to};
-pub use find::{find, find0};
+pub use find::{find, find_each, find0};
 pub use glob::glob_expand;
 pub use long::{Owners, Row, long_listing, long_row};
 pub use walk::{Entry, EntrySink, Flow, walk};

@@ -6,12 +6,11 @@
 //! that ends cycles and the exponential trees that hard-linked directories can build.
 
 use std::collections::HashSet;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use crate::block::BlockDevice;
 use crate::error::{Error, Result};
-use crate::fs::{FileType, GuestPath, Location, Metadata, MountTable, Xattr};
+use crate::fs::{FileType, GuestPath, Listing, Location, Metadata, MountTable, Xattr};
 use crate::limits;
 
 /// Receives a walk.
@@ -68,9 +67,10 @@ impl Entry<'_> {
     }
 }
 
-/// A directory whose entries are still to be visited, the next one last.
+/// A directory whose entries are still to be visited, from `next` on.
 struct Level {
-    names: Vec<(Vec<u8>, crate::fs::Inode)>,
+    names: Listing,
+    next: usize,
     directory: Location,
     relative: Vec<u8>,
 }
@@ -79,14 +79,18 @@ struct Level {
 pub fn walk(mounts: &MountTable, start: &Location, sink: &mut dyn EntrySink) -> Result<()> {
     let mut entered = HashSet::new();
     let mut levels: Vec<Level> = Vec::new();
+    let mut held = 0;
     let mut next = Some((start.clone(), Vec::new()));
     loop {
         if let Some((location, relative)) = next.take() {
             match visit(&location, &relative, sink, &mut entered) {
                 Ok(Flow::Stop) => return Ok(()),
                 Ok(Flow::Skip) => {}
-                Ok(Flow::Continue) => match list(&location) {
-                    Ok(names) => levels.push(Level { names, directory: location, relative }),
+                Ok(Flow::Continue) => match Listing::read(&location) {
+                    Ok(names) => {
+                        held += names.memory();
+                        levels.push(Level { names, next: 0, directory: location, relative });
+                    }
                     Err(error) => sink.problem(&location.path, error)?,
                 },
                 Err(error) => sink.problem(&location.path, error)?,
@@ -94,20 +98,23 @@ pub fn walk(mounts: &MountTable, start: &Location, sink: &mut dyn EntrySink) -> 
             if levels.len() > limits::DIRECTORY_DEPTH {
                 return Err(Error::limit("directory depth", limits::DIRECTORY_DEPTH as u64, levels.len() as u64));
             }
+            limits::check("bytes of the names in a path's directories", held, limits::LISTING_BYTES)?;
         }
         let Some(level) = levels.last_mut() else { return Ok(()) };
-        let Some((name, inode)) = level.names.pop() else {
+        let Some((name, inode)) = level.names.get(level.next) else {
+            held -= level.names.memory();
             levels.pop();
             continue;
         };
+        level.next += 1;
         let directory = &level.directory;
         let child =
-            Location { fs: directory.fs.clone(), mount: directory.mount, inode, path: directory.path.join(&name) };
+            Location { fs: directory.fs.clone(), mount: directory.mount, inode, path: directory.path.join(name) };
         let mut relative = level.relative.clone();
         if !relative.is_empty() {
             relative.push(b'/');
         }
-        relative.extend_from_slice(&name);
+        relative.extend_from_slice(name);
         next = Some((mounts.cross(child), relative));
     }
 }
@@ -125,24 +132,15 @@ fn visit(
         return Ok(if flow == Flow::Stop { Flow::Stop } else { Flow::Skip });
     }
     if !entered.insert((location.mount, location.inode)) {
-        let kind = location.fs.identity().kind.name();
-        let found = format!("a second entry for directory inode {}", location.inode);
-        let error = Error::corrupt(kind, "directory entry", 0, found, "one parent for each directory");
-        return Err(error.at_path(location.path.as_bytes()));
+        return Err(second_way(location));
     }
     Ok(Flow::Continue)
 }
 
-/// A directory's entries in descending order, so that popping gives ascending.
-fn list(location: &Location) -> Result<Vec<(Vec<u8>, crate::fs::Inode)>> {
-    let mut names = Vec::new();
-    location
-        .fs
-        .read_dir(location.inode, &mut |entry| {
-            names.push((entry.name, entry.inode));
-            Ok(ControlFlow::Continue(()))
-        })
-        .map_err(|error| error.at_path(location.path.as_bytes()))?;
-    names.sort_unstable_by(|a, b| b.cmp(a));
-    Ok(names)
+/// The error that a directory was reached by two paths.
+pub(super) fn second_way(location: &Location) -> Error {
+    let kind = location.fs.identity().kind.name();
+    let found = format!("a second entry for directory inode {}", location.inode);
+    let error = Error::corrupt(kind, "directory entry", 0, found, "one parent for each directory");
+    error.at_path(location.path.as_bytes())
 }

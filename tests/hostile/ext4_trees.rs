@@ -176,12 +176,12 @@ fn damaged_directories() {
     let blocks = levels.map(|level| fs.block(Kind::Directory, level));
     for (name, cyclic) in [("a tree that grows with its depth", false), ("a tree that grows for ever", true)] {
         fs.add(&mut suite, name, move |disk| {
-            for level in 0..3 {
+            for (level, block) in blocks.iter().enumerate() {
                 let next = levels.get(level + 1).copied().unwrap_or(if cyclic { levels[0] } else { 11 });
                 let count = (1012 - 24) / 12;
                 for number in 0..count {
                     let last = number + 1 == count;
-                    let at = blocks[level] + 24 + number * 12;
+                    let at = block + 24 + number * 12;
                     entry(
                         disk,
                         at,
@@ -322,7 +322,7 @@ fn damaged_attributes() {
     let solid = fs.inode(fs.find("solid"));
     for target in [1, 2, 3, block as u64 / 1024, 8191, 8192, u64::from(u32::MAX)] {
         fs.add(&mut suite, format!("attributes of another file at block {target}"), move |disk| {
-            disk.le(solid + 0x68, 4, target)
+            disk.le(solid + 0x68, 4, target);
         });
     }
     suite.refused = 30;

@@ -45,7 +45,7 @@ fn damaged_fat12() {
             suite.add(format!("FAT entry {cluster} = {value:#x}"), move |disk| entry12(disk, cluster, value));
         }
         suite.add(format!("the directory's cluster = {value:#x}"), move |disk| {
-            disk.le(2 * SECTOR + 32 + 26, 2, value as u64)
+            disk.le(2 * SECTOR + 32 + 26, 2, value as u64);
         });
         suite.add(format!("the file's cluster = {value:#x}"), move |disk| disk.le(2 * SECTOR + 26, 2, value as u64));
     }
@@ -89,7 +89,7 @@ fn damaged_fat12() {
 fn entry12(disk: &mut Disk, cluster: usize, value: u16) {
     let at = SECTOR + cluster * 3 / 2;
     let now = disk.le_at(at, 2) as u16;
-    let new = if cluster % 2 == 0 { now & 0xf000 | value } else { now & 0x000f | value << 4 };
+    let new = if cluster.is_multiple_of(2) { now & 0xf000 | value } else { now & 0x000f | value << 4 };
     disk.le(at, 2, new.into());
 }
 

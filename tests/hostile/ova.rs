@@ -19,7 +19,8 @@ fn member(disk: &mut Disk, name: &str, content: &[u8]) {
     disk.put(at + 100, b"0000644\x000000000\x000000000\0");
     disk.put(at + 124, format!("{:011o}\0", content.len()).as_bytes());
     disk.put(at + 136, b"00000000000\0");
-    disk.put(at + 156, b"0ustar\x0000");
+    disk.put(at + 156, b"0");
+    disk.put(at + 257, b"ustar\x0000");
     disk.put(at + 512, content);
     sum(disk, at);
 }

@@ -4,8 +4,11 @@ use std::io::Write;
 
 use clap::Args;
 use guestctl::bytes::escape;
+use guestctl::fs::GuestPath;
+use guestctl::ops;
 
 use crate::args::GuestArgs;
+use crate::cmd::cat::to_output;
 use crate::exit::Outcome;
 use crate::print;
 
@@ -27,19 +30,24 @@ pub struct Find {
 
 impl Find {
     pub fn run(self) -> Outcome {
-        let g = self.guest.mounted()?;
+        let mounts = self.guest.mounted()?.mount_table()?;
         let mut out = print::stdout()?;
-        for path in g.find0(&self.path)? {
-            if self.print0 {
-                out.write_all(&path)?;
-                out.write_all(&[0])?;
-            } else if self.json {
-                let text = String::from_utf8(path).unwrap_or_else(|error| escape(error.as_bytes()));
-                print::json_line(&mut out, &text)?;
-            } else {
-                writeln!(out, "{}", escape(&path))?;
-            }
-        }
+        ops::find_each(&mounts, &GuestPath::parse(&self.path)?, &mut |path| {
+            self.write(&mut out, path).map_err(|error| guestctl::Error::io("write", "the output", error))
+        })
+        .map_err(to_output)?;
         Ok(out.flush()?)
+    }
+
+    fn write(&self, out: &mut impl Write, path: &[u8]) -> std::io::Result<()> {
+        if self.print0 {
+            out.write_all(path)?;
+            return out.write_all(&[0]);
+        }
+        if self.json {
+            let text = std::str::from_utf8(path).map_or_else(|_| escape(path), str::to_owned);
+            return print::json_line(out, &text);
+        }
+        writeln!(out, "{}", escape(path))
     }
 }

@@ -1,11 +1,10 @@
 //! `guestctl ls`: names, long listings as `ls -l` has them, or one JSON line per path.
 
 use std::io::Write;
-use std::ops::ControlFlow;
 
 use clap::Args;
 use guestctl::bytes::escape;
-use guestctl::fs::{FileType, Follow, GuestPath, Location, Metadata, MountTable};
+use guestctl::fs::{FileType, Follow, GuestPath, Listing, Location, Metadata, MountTable};
 use guestctl::ops::{self, Algorithm, Entry, EntrySink, Flow, Owners};
 use guestctl::progress::Silent;
 use guestctl::{Error, Result};
@@ -65,16 +64,43 @@ impl Ls {
                     Error::corrupt("filesystem", "directory entry", 0, "a second way to a directory", "one parent");
                 return Err(error.at_path(directory.path.as_bytes()).into());
             }
-            let entries = entries(&mounts, &directory)?;
             if self.recursive {
                 let blank = if seen.len() > 1 { "\n" } else { "" };
                 writeln!(out, "{blank}{}:", directory.path)?;
-                let below = entries.iter().filter(|(_, metadata, _)| metadata.file_type == FileType::Dir);
-                pending.extend(below.rev().map(|(location, ..)| location.clone()));
             }
-            write_listing(&mut out, &entries, self.long, &owners)?;
+            let below = self.write_directory(&mut out, &mounts, &directory, &owners)?;
+            pending.extend(below.into_iter().rev());
         }
         Ok(out.flush()?)
+    }
+
+    /// Lists one directory and, with -R, answers with the directories in it. Only a long listing, whose columns are as
+    /// wide as they must be, is held in memory.
+    fn write_directory(
+        &self,
+        out: &mut impl Write,
+        mounts: &MountTable,
+        directory: &Location,
+        owners: &Owners,
+    ) -> Result<Vec<Location>, Failure> {
+        let (mut below, mut rows) = (Vec::new(), Vec::new());
+        for (name, inode) in Listing::read(directory)?.iter() {
+            let path = directory.path.join(name);
+            let location = mounts.cross(Location { inode, path, ..directory.clone() });
+            let metadata = location.metadata()?;
+            if self.recursive && metadata.file_type == FileType::Dir {
+                below.push(location.clone());
+            }
+            if self.long {
+                rows.push((location, metadata, escape(name)));
+            } else {
+                writeln!(out, "{}", escape(name))?;
+            }
+        }
+        if self.long {
+            write_listing(out, &rows, true, owners)?;
+        }
+        Ok(below)
     }
 
     fn json_lines(&self, mounts: &MountTable, start: &Location) -> Outcome {
@@ -95,22 +121,6 @@ impl Ls {
 }
 
 type Listed = (Location, Metadata, String);
-
-fn entries(mounts: &MountTable, directory: &Location) -> Result<Vec<Listed>> {
-    let mut names = Vec::new();
-    directory.fs.read_dir(directory.inode, &mut |entry| {
-        names.push((entry.name, entry.inode));
-        Ok(ControlFlow::Continue(()))
-    })?;
-    names.sort_unstable();
-    let listed = |(name, inode): (Vec<u8>, u64)| {
-        let path = directory.path.join(&name);
-        let location = mounts.cross(Location { inode, path, ..directory.clone() });
-        let metadata = location.metadata()?;
-        Ok((location, metadata, escape(&name)))
-    };
-    names.into_iter().map(listed).collect()
-}
 
 fn write_listing(out: &mut impl Write, entries: &[Listed], long: bool, owners: &Owners) -> Outcome {
     if long {

@@ -76,7 +76,10 @@ impl Ext4 {
         let root = inode.record().sub(0x28, 60)?;
         let mut depth = node_depth(&root, None)?;
         // Blocks before the next sibling's first one, on every level passed: how long a hole can be.
-        let mut until = u64::from(u32::MAX).saturating_add(1).saturating_sub(logical).max(1);
+        let Some(mut until) = (1u64 << 32).checked_sub(logical).filter(|blocks| *blocks > 0) else {
+            // Extents count blocks with 32 bits: what i_size says beyond is one hole.
+            return Ok(Mapping::hole(u64::MAX));
+        };
         let mut node: Arc<[u8]> = Arc::from(root.bytes);
         let mut offset = root.offset;
         loop {

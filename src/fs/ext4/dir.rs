@@ -176,6 +176,9 @@ impl Ext4 {
 
     /// The inode under `name`: bytes equal, or in a casefold directory equal once folded.
     pub(super) fn find_entry(&self, directory: &RawInode, name: &[u8]) -> Result<Option<u32>> {
+        if self.is_indexed(directory)? {
+            return self.find_indexed(directory, name);
+        }
         let folded = if directory.has(FLAG_CASEFOLD)? { fold(name) } else { None };
         let (mut exact, mut alike) = (None, None);
         self.for_each_entry(directory, &mut |entry| {
@@ -255,7 +258,7 @@ fn compare(record: &Record<'_>, field: &'static str, at: usize, computed: u32) -
 
 /// A name as casefold directories compare it: canonical decomposition and full case folding, as the kernel's utf8
 /// module does for its NFDICF tables. Bytes that are not UTF-8 compare as they are.
-fn fold(name: &[u8]) -> Option<String> {
+pub(super) fn fold(name: &[u8]) -> Option<String> {
     use unicode_normalization::UnicodeNormalization;
     let text = std::str::from_utf8(name).ok()?;
     Some(caseless::default_case_fold_str(&text.nfd().collect::<String>()).nfd().collect())

@@ -22,6 +22,8 @@
 //!
 //! Source: kernel documentation, section "Index Nodes".
 
+use std::sync::Arc;
+
 use super::checksum::extend;
 use super::features::*;
 use super::journal::{RangeChange, RecoveredInode};
@@ -49,7 +51,7 @@ pub(super) struct RawInode {
     /// What checksums of this inode's own blocks begin from.
     pub checksum_seed: u32,
     /// Changes by fast commits to the block map: sorted, never overlapping.
-    pub ranges: Vec<RangeChange>,
+    pub ranges: Arc<[RangeChange]>,
     /// A directory that a fast commit made: whatever its blocks hold, only recorded names are in it.
     pub made_empty: bool,
     /// i_blocks is not known and is counted.
@@ -66,7 +68,7 @@ impl RawInode {
         if superblock.features.metadata_csum() {
             verify(&record, checksum_seed, extra)?;
         }
-        Ok(Self { number, offset, bytes, checksum_seed, ranges: Vec::new(), made_empty: false, recount: false })
+        Ok(Self { number, offset, bytes, checksum_seed, ranges: Arc::default(), made_empty: false, recount: false })
     }
 
     /// An inode as fast commits left it. Its checksum is one that nobody has written yet.
@@ -75,7 +77,7 @@ impl RawInode {
         let record = Record::new("ext4", &bytes, offset);
         extra_isize(&record)?;
         let checksum_seed = extend(extend(superblock.checksum_seed, &number.to_le_bytes()), record.slice(0x64, 4)?);
-        Ok(Self { number, offset, bytes, checksum_seed, ranges, made_empty: made_in.is_some(), recount })
+        Ok(Self { number, offset, bytes, checksum_seed, ranges: ranges.into(), made_empty: made_in.is_some(), recount })
     }
 
     pub(super) fn record(&self) -> Record<'_> {

@@ -23,6 +23,7 @@ mod content;
 mod dir;
 mod features;
 mod group;
+mod index;
 mod inode;
 mod journal;
 mod orphan;
@@ -35,6 +36,7 @@ use std::sync::Arc;
 use content::Content;
 use features::{COMPAT_HAS_JOURNAL, INCOMPAT_EXTENTS, INCOMPAT_RECOVER};
 use group::GroupDescriptor;
+use index::Indexes;
 use inode::{FLAG_ENCRYPT, FLAG_INLINE_DATA, RawInode};
 use journal::{FastCommit, JournalInput, RangeChange, Replay, Replayed};
 use orphan::Orphans;
@@ -55,8 +57,11 @@ const CACHE_BYTES: usize = 16 << 20;
 const CACHED_NODES: usize = 1024;
 /// Group descriptors kept after their check.
 const CACHED_GROUPS: usize = 4096;
-/// Inodes kept after their check: one is asked for its metadata, attributes and content in turn.
-const CACHED_INODES: usize = 256;
+/// Inodes kept after their check, and after fast commits were applied: one is asked for its metadata, attributes and
+/// content in turn.
+const CACHED_INODES: usize = 1024;
+/// The same in bytes, for filesystems with large inodes.
+const CACHED_INODE_BYTES: u64 = 4 << 20;
 
 /// Opens the ext2, ext3 or ext4 filesystem on `device`, replaying its journal in memory when it has to be.
 pub fn open(device: Arc<dyn BlockDevice>) -> Result<Arc<dyn Filesystem>> {
@@ -94,6 +99,9 @@ struct Ext4 {
     extent_nodes: Lru<(u32, u64), Arc<[u8]>>,
     groups: Lru<u32, GroupDescriptor>,
     inodes: Lru<u32, Arc<RawInode>>,
+    /// What was counted for those whose i_blocks is not known.
+    units: Lru<u32, u64>,
+    indexes: Indexes,
     fast_commit: FastCommit,
     orphans: Orphans,
 }
@@ -102,14 +110,18 @@ impl Ext4 {
     fn new(device: Arc<dyn BlockDevice>, fast_commit: FastCommit) -> Result<Self> {
         let metadata = Cached::new(device.clone(), CACHE_BYTES);
         let superblock = Superblock::read(&metadata)?;
-        let (extent_nodes, groups, inodes) = (Lru::new(CACHED_NODES), Lru::new(CACHED_GROUPS), Lru::new(CACHED_INODES));
+        let (extent_nodes, groups) = (Lru::new(CACHED_NODES), Lru::new(CACHED_GROUPS));
+        let inodes = div_rem(CACHED_INODE_BYTES, u64::from(superblock.inode_size)).0;
+        let inodes = to_usize(inodes).min(CACHED_INODES);
         Ok(Self {
             superblock,
             device,
             metadata,
             extent_nodes,
             groups,
-            inodes,
+            inodes: Lru::new(inodes),
+            units: Lru::new(CACHED_INODES),
+            indexes: Indexes::default(),
             fast_commit,
             orphans: Orphans::default(),
         })
@@ -146,7 +158,7 @@ impl Ext4 {
         Ok((journal::replay(&input)?, journal.clone()))
     }
 
-    /// An inode, checked; one that a fast commit has recorded comes from there.
+    /// An inode, checked; one that fast commits have changed is as they left it.
     fn inode(&self, number: u32) -> Result<Arc<RawInode>> {
         self.inodes.get_or_read(number, || self.read_inode(number).map(Arc::new))
     }
@@ -246,7 +258,11 @@ impl Filesystem for Mounted {
         let inode = self.fs.used_inode(inode)?;
         let mut metadata = inode.metadata(&self.fs.superblock)?;
         if inode.recount {
-            metadata.blocks = self.fs.count_units(&inode)?;
+            metadata.blocks = self.fs.units.get_or_read(inode.number, || self.fs.count_units(&inode))?;
+        }
+        if metadata.file_type == FileType::File && inode.has(FLAG_INLINE_DATA)? {
+            // stat(2) counts what lies in the inode, so that a program does not take the file for one big hole.
+            metadata.blocks = metadata.blocks.saturating_add(metadata.size.div_ceil(512));
         }
         Ok(metadata)
     }
@@ -304,6 +320,7 @@ impl Filesystem for Mounted {
     fn statfs(&self) -> Result<StatFs> {
         let superblock = &self.fs.superblock;
         let ratio = u64::from(superblock.cluster_ratio);
+        limits::check("ext4 block groups", u64::from(superblock.group_count), limits::EXT4_GROUPS)?;
         let (free_clusters, free_inodes) = group::count_free(&self.fs.metadata, superblock)?;
         let (orphaned_blocks, _) = div_rem(self.fs.orphans.deleted_units, u64::from(superblock.block_size / 512));
         let blocks_free = free_clusters.saturating_mul(ratio).saturating_add(orphaned_blocks);

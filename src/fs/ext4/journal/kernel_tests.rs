@@ -4,7 +4,7 @@
 //! is tested.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::*;
@@ -14,6 +14,12 @@ use crate::block::{HostFile, Memory};
 mod support;
 
 use support::{have, root, shell};
+
+/// Where images are made: in memory if possible, because each fsync would wait for the disk elsewhere.
+fn scratch() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap()
+}
 
 fn ready() -> bool {
     root() && ["mke2fs", "debugfs", "dumpe2fs", "losetup", "mount"].into_iter().all(have)
@@ -33,7 +39,7 @@ struct Dirty {
 impl Dirty {
     /// Makes a filesystem, mounts it, runs `work` in it and copies the image before it is unmounted.
     fn new(mke2fs: &str, mount: &str, work: &str) -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = scratch();
         let script = format!(
             "truncate -s 32M live; mke2fs -q -F -t ext4 {mke2fs} live; mkdir m; mount -o loop,{mount} live m; \
              trap 'cd /; umount {at}/m' EXIT; cd m; {work}\ncp --sparse=always ../live ../dirty",
@@ -262,7 +268,7 @@ fn logs_of_e2fsprogs_are_replayed() {
     for features in ["64bit", "^64bit"] {
         // debugfs uses version 1 where the filesystem has no checksums, whatever one asks for.
         for (checksum, metadata) in [("", "^"), ("-c", "^"), ("-c -v 2", ""), ("-c -v 3", "")] {
-            let directory = tempfile::tempdir().unwrap();
+            let directory = scratch();
             // debugfs counts revoke blocks into version 1 checksums, the kernel does not.
             let revokes = ["'jw -r 9001,9003'", "'jw -r 9000,9700'"];
             let [first, second] = if checksum == "-c" { [""; 2] } else { revokes };
