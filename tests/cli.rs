@@ -15,7 +15,7 @@ use std::time::SystemTime;
 use program::{Ran, guestctl, program};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use support::{have, root, shell};
+use support::{have, shell};
 
 #[path = "cli/inspect.rs"]
 mod inspect;
@@ -256,7 +256,14 @@ fn download_is_complete_or_nothing() {
     assert_eq!(ran.code, 1, "{}", ran.err);
     assert!(ran.err.contains("No such file or directory"), "{}", ran.err);
     assert_eq!(names(), ["copy"]);
-    if !root() {
+    demo.run("download @demo.qcow2 /etc/hostname /dev/null").text();
+    assert!(!std::fs::metadata("/dev/null").unwrap().is_file(), "a device is written into, not replaced");
+    let ran = demo.run(&format!("download @demo.qcow2 /etc/hostname {}", out.path().display()));
+    assert_eq!(ran.code, 1, "{}", ran.err);
+    assert!(ran.err.contains("Is a directory"), "{}", ran.err);
+    assert_eq!(names(), ["copy"]);
+    // Nothing is unwritable to root.
+    if !rustix::process::geteuid().is_root() {
         shell(out.path(), "mkdir locked; chmod 555 locked");
         let ran = demo.run(&format!("download @demo.qcow2 /etc/hostname {}", to("locked/copy")));
         assert_eq!(ran.code, 1, "{}", ran.err);

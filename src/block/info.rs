@@ -30,7 +30,7 @@ pub struct ImageInfo {
     /// Present and true when clusters are always compressed (streamOptimized).
     #[serde(skip_serializing_if = "is_false")]
     pub compressed: bool,
-    /// The image was not closed cleanly. Always present, as in qemu-img, for formats that know.
+    /// The image was not closed cleanly; false for formats that do not know. Always present in images, as in qemu-img.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dirty_flag: Option<bool>,
     /// The backing file's name, as it stands in the image.

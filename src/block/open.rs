@@ -130,7 +130,8 @@ pub(crate) fn open_format(
     let filename = context.path.display().to_string();
     let (device, mut info): (Arc<dyn BlockDevice>, ImageInfo) = match format {
         ImageFormat::Raw => {
-            let info = ImageInfo::new(filename, format, file.size());
+            let mut info = ImageInfo::new(filename, format, file.size());
+            info.dirty_flag = Some(false);
             (file, info)
         }
         ImageFormat::Qcow2 => {
