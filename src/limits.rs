@@ -124,8 +124,9 @@ pub const PACKAGE_TEXT_BYTES: u64 = 64 << 20;
 /// Files of a package database with one for each package. Ours; the whole of Arch Linux is about 15,000 packages.
 pub const PACKAGE_FILES: u64 = 100_000;
 
-/// Bytes of memory for one list of packages. Ours; some 30,000 packages with their descriptions.
-pub const PACKAGE_LIST_BYTES: u64 = 32 << 20;
+/// Bytes of memory for one list of packages. Ours; some 20,000 packages with their descriptions. Sorting and reporting take
+/// about as much again.
+pub const PACKAGE_LIST_BYTES: u64 = 22 << 20;
 
 /// Damaged records of one package database that are passed over before it is given up. Ours.
 pub const PACKAGE_DAMAGE: u64 = 10_000;
