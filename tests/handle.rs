@@ -139,7 +139,7 @@ fn devices_are_listed_and_described() {
     assert_eq!(g.pread_device("/dev/sda2", 2, 0x438).unwrap(), [0x53, 0xef]);
     assert_eq!(g.pread_device("/dev/sda", 100, (88 << 20) - 5).unwrap().len(), 5);
     assert_eq!(g.pread_device("/dev/sda", 100, u64::MAX).unwrap(), [0; 0]);
-    assert_eq!(g.pread_device("/dev/sda", u64::MAX, 0).unwrap_err().exit_code(), 4);
+    assert_eq!(g.pread_device("/dev/sda", u64::MAX, 0).unwrap().len(), 88 << 20);
     let seen = Counted::default();
     let sum = g.checksum_device("sha256", "/dev/sda1", &seen).unwrap();
     assert_eq!((sum.len(), seen.0.load(Ordering::Relaxed)), (64, 36 << 20));

@@ -9,6 +9,7 @@
 mod args;
 mod cmd;
 mod exit;
+mod json;
 mod print;
 mod progress;
 mod record;

@@ -13,26 +13,11 @@ pub fn stdout() -> io::Result<BufWriter<File>> {
     Ok(BufWriter::with_capacity(256 << 10, File::from(io::stdout().as_fd().try_clone_to_owned()?)))
 }
 
-/// A value as indented JSON and a newline.
+/// A value as indented JSON on standard output.
 pub fn json(value: &impl Serialize) -> io::Result<()> {
     let mut out = stdout()?;
-    write_json(&mut out, &serde_json::to_string_pretty(value)?)?;
+    crate::json::pretty(&mut out, value)?;
     out.flush()
-}
-
-/// A value as one line of JSON.
-pub fn json_line(out: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
-    write_json(out, &serde_json::to_string(value)?)
-}
-
-/// JSON text and a newline. Characters that steer terminals can only stand in its strings; they are written as `\uNNNN`.
-fn write_json(out: &mut impl Write, text: &str) -> io::Result<()> {
-    let mut written = 0;
-    for (at, character) in text.char_indices().filter(|(_, character)| steers(*character)) {
-        write!(out, "{}\\u{:04x}", &text[written..at], u32::from(character))?;
-        written = at + character.len_utf8();
-    }
-    writeln!(out, "{}", &text[written..])
 }
 
 /// Whether a character is a command to a terminal, or changes how later text is shown.

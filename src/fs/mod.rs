@@ -13,6 +13,7 @@ pub mod fat;
 mod listing;
 mod metadata;
 mod mounts;
+mod name_index;
 mod path;
 mod probe;
 mod resolve;

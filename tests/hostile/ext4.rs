@@ -52,9 +52,14 @@ impl Ext4 {
     /// A filesystem of 8 MiB (64 with a large journal) made with mke2fs's `options` on top of its usual ones, and `more`
     /// done to it.
     pub fn build(options: &str, more: &str) -> Self {
+        Self::build_from(TREE, options, more)
+    }
+
+    /// The same from another tree.
+    pub fn build_from(tree: &str, options: &str, more: &str) -> Self {
         let size = if options.contains("size=16") { "64M" } else { "8M" };
         let script = format!(
-            "{TREE}; mke2fs -q -t ext4 -b 1024 -O ^resize_inode -J size=1 -I 256 -N 256 -U 01234567-89ab-cdef-0123-456789abcdef \
+            "{tree}; mke2fs -q -t ext4 -b 1024 -O ^resize_inode -J size=1 -I 256 -N 256 -U 01234567-89ab-cdef-0123-456789abcdef \
              -E hash_seed=01234567-89ab-cdef-0123-456789abcdef {options} -d t disk {size}
              value=$(head -c 700 /dev/zero | tr '\\0' v)
              debugfs -w -R \"ea_set /etc/os-release user.long $value\" disk 2>/dev/null

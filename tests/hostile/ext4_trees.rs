@@ -220,51 +220,74 @@ fn hash_tree(fs: &Ext4, suite: &mut Suite, directory: u32) {
     fs.fields(suite, "hash tree: ", at, &fields);
 }
 
-/// Many names in few bytes: extents of one directory may say the same blocks again and again.
+/// Makes of the inode at `inode` a directory of many names for `target` in few bytes: `extents` extents that all say the
+/// same thousand blocks of 84 names, up to `size` bytes.
+fn flood(disk: &mut Disk, inode: usize, target: u32, extents: usize, size: u64) {
+    const NAMES: usize = 4096;
+    const NODES: usize = 3500;
+    for block in NAMES..NAMES + 1000 {
+        for name in 0..84 {
+            let at = block * BLOCK + name * 12;
+            let len = if name == 83 { BLOCK - 83 * 12 } else { 12 };
+            entry(disk, at, target, len, format!("{:04}", (block * 84 + name) % 10_000).as_bytes(), 1);
+        }
+    }
+    let children = extents / 80;
+    node(disk, inode + 0x28, 1, 4, 2);
+    index(disk, inode + 0x34, 0, NODES as u64);
+    node(disk, NODES * BLOCK, children as u64, 84, 1);
+    for child in 0..children {
+        let at = (NODES + 1 + child) * BLOCK;
+        let slot = NODES * BLOCK + 12 + child * 12;
+        index(disk, slot, (child * 80 * 1000) as u64, (NODES + 1 + child) as u64);
+        node(disk, at, 80, 84, 0);
+        for number in 0..80 {
+            extent(disk, at + 12 + number * 12, ((child * 80 + number) * 1000) as u64, 1000, NAMES as u64);
+        }
+    }
+    disk.le(inode + 4, 4, size.min((children * 80 * 1000 * BLOCK) as u64));
+    disk.le(inode + 0x20, 4, 0x8_0000);
+}
+
+/// Extents of one directory may say the same blocks again and again, and all its names may lead to the same place.
 #[test]
 fn floods_of_names() {
     if !available() {
         return;
     }
-    let fs = Ext4::build("-O ^metadata_csum", "");
+    let tree = "mkdir -p t/bin t/sbin t/dev t/home t/boot t/usr/lib t/etc t/var/lib/pacman/local/p; echo x >t/file
+        printf 'NAME=x\\nID=arch\\n' >t/etc/os-release; for n in $(seq 1200); do ln t/file t/var/lib/pacman/local/p/$n; done";
+    let fs = Ext4::build_from(tree, "-O ^metadata_csum", "");
     let mut suite = fs.suite("ext4 floods");
-    let file = fs.find("etc/hostname");
-    for (what, directory) in [("root", 2), ("etc", fs.find("etc")), ("big", fs.find("big"))] {
-        let inode = fs.inode(directory);
-        for extents in [300, 3000] {
-            fs.add(&mut suite, format!("{what}: {extents} times a thousand blocks of names"), move |disk| {
-                // 4000 blocks at 4 MiB of 84 names each, in which nothing else lies; nodes at 3.5 MiB.
-                for block in 4096..5096 {
-                    for name in 0..84 {
-                        let at = block * BLOCK + name * 12;
-                        let len = if name == 83 { BLOCK - 83 * 12 } else { 12 };
-                        entry(disk, at, file, len, format!("{:04}", (block * 84 + name) % 10_000).as_bytes(), 1);
-                    }
-                }
-                let nodes = 3500;
-                let children = extents / 80;
-                node(disk, inode + 0x28, 1, 4, 2);
-                index(disk, inode + 0x34, 0, nodes as u64);
-                node(disk, nodes * BLOCK, children as u64, 84, 1);
-                for child in 0..children {
-                    let at = (nodes + 1 + child) * BLOCK;
-                    index(
-                        disk,
-                        nodes * BLOCK + 12 + child * 12,
-                        (child * 80 * 1000) as u64,
-                        (nodes + 1 + child) as u64,
-                    );
-                    node(disk, at, 80, 84, 0);
-                    for number in 0..80 {
-                        extent(disk, at + 12 + number * 12, ((child * 80 + number) * 1000) as u64, 1000, 4096);
-                    }
-                }
-                let size = (children * 80 * 1000 * BLOCK) as u64;
-                disk.le(inode + 4, 4, size.min(u64::from(u32::MAX) & !1023));
-                disk.le(inode + 0x20, 4, 0x8_0000);
-            });
+    let (file, package) = (fs.find("file"), fs.find("var/lib/pacman/local/p"));
+    let all = u64::from(u32::MAX) & !1023;
+    for path in ["etc", "usr/lib", "var/lib/pacman/local", "boot"] {
+        let inode = fs.inode(fs.find(path));
+        for size in [30 << 10, 700 << 10, 1_100 << 10, 10 << 20, all] {
+            let name = format!("{path}: {} MiB of names", size >> 20);
+            suite.add(format!("{name} for a file"), move |disk| flood(disk, inode, file, 3000, size));
+            suite.add(format!("{name} for a directory"), move |disk| flood(disk, inode, package, 3000, size));
         }
     }
+    let root = fs.inode(2);
+    suite.add("the root of names", move |disk| flood(disk, root, file, 3000, all));
+    // A tree of 100,000 names takes as long as its output is; what is judged is what it costs when it is not asked for.
+    suite.commands = &[
+        "inspect --json IMAGE",
+        "filesystems --json IMAGE",
+        "df --json IMAGE",
+        "stat -m /dev/sda IMAGE /etc/os-release",
+    ];
+    suite.run();
+
+    let mut suite = fs.suite("ext4 floods, listed");
+    for (name, path) in [("etc", "etc"), ("boot", "boot")] {
+        let inode = fs.inode(fs.find(path));
+        suite.add(format!("{name}: names for a file"), move |disk| flood(disk, inode, file, 3000, all));
+    }
+    suite.add("the root of names", move |disk| flood(disk, root, file, 3000, all));
+    suite.commands = &["ls -R --json -m /dev/sda IMAGE /", "ls -R -m /dev/sda IMAGE /", "find -m /dev/sda IMAGE /"];
+    suite.refused = 100;
     suite.run();
 }
 

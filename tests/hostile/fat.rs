@@ -118,6 +118,38 @@ fn boot_sector(suite: &mut Suite) {
     }
 }
 
+/// A root directory as long as one may be, and what is looked for at its end.
+#[test]
+fn flooded_fat() {
+    if !have("mkfs.vfat") || !have("mcopy") {
+        return;
+    }
+    let script = "truncate -s 36M disk; mkfs.vfat -F 32 -s 1 disk >/dev/null; export MTOOLS_SKIP_CHECK=1
+        printf 'NAME=x\\nID=debian\\n' >os-release; seq 4000 | sed 's,.*,/dev/sda&  /m&  ext4  x 0 0,' >fstab
+        mmd -i disk ::/etc ::/bin ::/sbin ::/usr ::/var ::/dev ::/home ::/boot; mcopy -i disk os-release fstab ::/etc/";
+    let mut suite = Suite::new("fat flood", Disk::build(script), FILESYSTEM);
+    for (what, slot) in [("short names", *b"AAAAAAAATXT"), ("long names", *b"\x41\x00A\x00A\x00A\x00A\x00A")] {
+        suite.add(format!("65,536 entries: {what}"), move |disk| {
+            let table = disk.le_at(14, 2) as usize * SECTOR;
+            let data = table + disk.le_at(36, 4) as usize * disk.le_at(16, 1) as usize * SECTOR;
+            let place = |cluster: usize| data + (cluster - 2) * SECTOR;
+            let root = disk.get(place(disk.le_at(44, 4) as usize), SECTOR).to_vec();
+            let (first, last) = (10_000, 10_000 + 4095);
+            for cluster in first..=last {
+                let next = if cluster == last { 0x0fff_ffff } else { cluster as u64 + 1 };
+                disk.le(table + cluster * 4, 4, next);
+                for at in (0..SECTOR).step_by(32).map(|at| place(cluster) + at) {
+                    disk.put(at, &slot);
+                    disk.put(at + 11, &[if slot[0] == b'A' && slot[1] == b'A' { 0x20 } else { 0x0f }]);
+                }
+            }
+            disk.put(place(last), &root);
+            disk.le(44, 4, first as u64);
+        });
+    }
+    suite.run();
+}
+
 #[test]
 fn damaged_fat16_and_fat32() {
     if !have("mkfs.vfat") || !have("mcopy") {

@@ -10,6 +10,7 @@ use guestctl::ops;
 use crate::args::GuestArgs;
 use crate::cmd::cat::to_output;
 use crate::exit::Outcome;
+use crate::json;
 use crate::print;
 
 /// List every path below a guest directory, relative to it and sorted.
@@ -46,7 +47,7 @@ impl Find {
         }
         if self.json {
             let text = std::str::from_utf8(path).map_or_else(|_| escape(path), str::to_owned);
-            return print::json_line(out, &text);
+            return json::line(out, &text);
         }
         writeln!(out, "{}", escape(path))
     }

@@ -12,6 +12,7 @@ use rayon::prelude::*;
 
 use crate::args::GuestArgs;
 use crate::exit::{Failure, Outcome};
+use crate::json;
 use crate::print;
 use crate::record::Record;
 
@@ -151,7 +152,7 @@ impl<W: Write + Send> Lines<'_, W> {
             self.batch.par_iter_mut().try_for_each(|(location, record)| digest(location, record, algorithms))?;
         }
         for (_, record) in self.batch.drain(..) {
-            print::json_line(&mut self.out, &record)?;
+            json::line(&mut self.out, &record)?;
         }
         Ok(())
     }

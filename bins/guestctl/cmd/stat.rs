@@ -8,6 +8,7 @@ use guestctl::fs::{Follow, GuestPath, Timestamp};
 
 use crate::args::GuestArgs;
 use crate::exit::Outcome;
+use crate::json;
 use crate::print;
 use crate::record::Record;
 
@@ -51,7 +52,7 @@ impl Stat {
                     ("encrypted", metadata.encrypted.into()),
                 ];
                 record.digests.extend(more.map(|(name, value)| (name.to_owned(), value)));
-                print::json_line(&mut out, &record)?;
+                json::line(&mut out, &record)?;
                 continue;
             }
             let arrow = target.map(|target| format!(" -> {}", escape(&target))).unwrap_or_default();

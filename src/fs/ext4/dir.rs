@@ -27,6 +27,9 @@ use crate::bytes::{Record, div_rem, escape, to_usize};
 use crate::error::{Error, Result};
 use crate::fs::{DirEntry, FileType};
 
+/// Directories above this size in bytes are searched through an index.
+const INDEXED: u64 = 8 << 10;
+
 const TAIL: usize = 12;
 const TAIL_TYPE: u8 = 0xde;
 
@@ -176,10 +179,22 @@ impl Ext4 {
 
     /// The inode under `name`: bytes equal, or in a casefold directory equal once folded.
     pub(super) fn find_entry(&self, directory: &RawInode, name: &[u8]) -> Result<Option<u32>> {
-        if self.is_indexed(directory)? {
-            return self.find_indexed(directory, name);
+        let casefold = directory.has(FLAG_CASEFOLD)?;
+        let folded = if casefold { fold(name) } else { None };
+        let is_large = directory.size(&self.superblock)? > INDEXED;
+        if is_large || self.fast_commit.names(directory.number).next().is_some() {
+            let number = u64::from(directory.number);
+            let folded = folded.as_deref().map(str::as_bytes);
+            let found = self.indexes.find(number, name, folded, |names| {
+                self.for_each_entry(directory, &mut |entry| {
+                    let folded = if casefold { fold(&entry.name) } else { None };
+                    let more = names.add(&entry.name, entry.inode)
+                        && folded.is_none_or(|folded| names.add_folded(folded.as_bytes(), entry.inode));
+                    Ok(if more { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+                })
+            })?;
+            return Ok(found.and_then(|number| u32::try_from(number).ok()));
         }
-        let folded = if directory.has(FLAG_CASEFOLD)? { fold(name) } else { None };
         let (mut exact, mut alike) = (None, None);
         self.for_each_entry(directory, &mut |entry| {
             if entry.name == name {
@@ -258,7 +273,7 @@ fn compare(record: &Record<'_>, field: &'static str, at: usize, computed: u32) -
 
 /// A name as casefold directories compare it: canonical decomposition and full case folding, as the kernel's utf8
 /// module does for its NFDICF tables. Bytes that are not UTF-8 compare as they are.
-pub(super) fn fold(name: &[u8]) -> Option<String> {
+fn fold(name: &[u8]) -> Option<String> {
     use unicode_normalization::UnicodeNormalization;
     let text = std::str::from_utf8(name).ok()?;
     Some(caseless::default_case_fold_str(&text.nfd().collect::<String>()).nfd().collect())

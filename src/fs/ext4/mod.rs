@@ -23,7 +23,6 @@ mod content;
 mod dir;
 mod features;
 mod group;
-mod index;
 mod inode;
 mod journal;
 mod orphan;
@@ -36,7 +35,6 @@ use std::sync::Arc;
 use content::Content;
 use features::{COMPAT_HAS_JOURNAL, INCOMPAT_EXTENTS, INCOMPAT_RECOVER};
 use group::GroupDescriptor;
-use index::Indexes;
 use inode::{FLAG_ENCRYPT, FLAG_INLINE_DATA, RawInode};
 use journal::{FastCommit, JournalInput, RangeChange, Replay, Replayed};
 use orphan::Orphans;
@@ -46,6 +44,7 @@ use crate::PathProblem;
 use crate::block::{BlockDevice, Cached, Lru, Memory, read_vec};
 use crate::bytes::{div_rem, low_u32, to_usize};
 use crate::error::{Error, Result};
+use crate::fs::name_index::NameIndexes;
 use crate::fs::{DirEntry, FileType, Filesystem, Identity, Inode, Metadata, StatFs, Xattr, probe};
 use crate::limits;
 
@@ -101,7 +100,8 @@ struct Ext4 {
     inodes: Lru<u32, Arc<RawInode>>,
     /// What was counted for those whose i_blocks is not known.
     units: Lru<u32, u64>,
-    indexes: Indexes,
+    /// Of directories that take more than a few blocks.
+    indexes: NameIndexes,
     fast_commit: FastCommit,
     orphans: Orphans,
 }
@@ -121,7 +121,7 @@ impl Ext4 {
             groups,
             inodes: Lru::new(inodes),
             units: Lru::new(CACHED_INODES),
-            indexes: Indexes::default(),
+            indexes: NameIndexes::default(),
             fast_commit,
             orphans: Orphans::default(),
         })

@@ -38,6 +38,7 @@ use boot::{BootSector, FORMAT, FatType, Root, claims_fat};
 use directory::{Named, SLOT, ShortEntry};
 use table::{Chain, Table};
 
+use super::name_index::NameIndexes;
 use super::probe::fat_serial;
 use super::{DirEntry, FileType, Filesystem, FsKind, Identity, Inode, Metadata, StatFs, Timestamp, Xattr};
 use crate::block::{BlockDevice, Cached, Lru, read_vec};
@@ -51,6 +52,9 @@ const ROOT: Inode = 1;
 /// Bytes of table and directories kept in memory.
 const CACHE_BYTES: usize = 2 << 20;
 
+/// A directory in which a look-up passed more names than this is searched through an index from then on.
+const INDEXED: usize = 256;
+
 /// Directories whose facts are kept in memory.
 const CACHED_DIRECTORIES: usize = 16_384;
 
@@ -62,6 +66,7 @@ const NAME_MAX: u64 = 1_530;
 pub struct Fat {
     device: Arc<dyn BlockDevice>,
     cached: Cached,
+    indexes: NameIndexes,
     boot: BootSector,
     identity: Identity,
     dirty: bool,
@@ -129,7 +134,8 @@ impl Fat {
             FatType::Fat32 => 0x0800_0000,
         };
         let dirty = boot.dirty || Table::new(&cached, &boot).value(1)? & clean != clean;
-        Ok(Self { device, cached, boot, identity, dirty, facts: Lru::new(CACHED_DIRECTORIES) })
+        let facts = Lru::new(CACHED_DIRECTORIES);
+        Ok(Self { device, cached, indexes: NameIndexes::default(), boot, identity, dirty, facts })
     }
 
     /// The short entry that an inode number stands for.
@@ -206,6 +212,23 @@ impl Fat {
     }
 }
 
+impl Fat {
+    /// The entry under `name`, or else under `folded`, by the directory's index.
+    fn find_indexed(&self, directory: Inode, name: &[u8], folded: &[u8]) -> Result<Option<Inode>> {
+        let folded = Some(folded).filter(|folded| !folded.is_empty());
+        self.indexes.find(directory, name, folded, |names| {
+            self.for_each(directory, &mut |named| {
+                let inode = named.position.checked_div(SLOT).unwrap_or(0);
+                names.add(&named.name, inode);
+                for name in std::iter::once(&named.name).chain(&named.alias) {
+                    names.add_folded(&name::fold(name), inode);
+                }
+                Ok(ControlFlow::Continue(()))
+            })
+        })
+    }
+}
+
 impl Filesystem for Fat {
     fn identity(&self) -> &Identity {
         &self.identity
@@ -263,8 +286,13 @@ impl Filesystem for Fat {
         // Trailing dots say nothing in a DOS name.
         let kept = name.iter().rposition(|&byte| byte != b'.').map_or(0, |last| last.saturating_add(1));
         let folded = name::fold(name.get(..kept).unwrap_or_default());
+        if self.indexes.has(directory) {
+            return self.find_indexed(directory, name, &folded);
+        }
         let mut found = None;
+        let mut passed = 0usize;
         self.for_each(directory, &mut |named| {
+            passed = passed.saturating_add(1);
             let inode = named.position.checked_div(SLOT);
             if named.name == name {
                 found = inode;
@@ -276,6 +304,9 @@ impl Filesystem for Fat {
             }
             Ok(ControlFlow::Continue(()))
         })?;
+        if passed > INDEXED {
+            self.find_indexed(directory, name, &folded)?;
+        }
         Ok(found)
     }
 

@@ -11,6 +11,7 @@
 //! | `%DESC%` | description |
 //! | `%SIZE%` (`%ISIZE%` before pacman 4) | installed size in bytes |
 
+use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::str::FromStr;
 
@@ -35,8 +36,14 @@ pub(super) fn read_local(source: &Source<'_>, gathered: &mut Gathered) -> Result
     })?;
     directories.sort_unstable();
     let mut left = limits::PACKAGE_TEXT_BYTES;
+    let mut seen = HashSet::new();
     for (name, directory) in directories {
-        let outcome = read_desc(fs, directory, &mut left, gathered);
+        let outcome = if seen.insert(directory) {
+            read_desc(fs, directory, &mut left, gathered)
+        } else {
+            let found = format!("a second entry for inode {directory}");
+            Err(Error::corrupt(FORMAT, "directory entry", 0, found, "a directory of its own for each package"))
+        };
         gathered.tolerate(outcome.map_err(|error| error.at_path(&name)))?;
     }
     Ok(())

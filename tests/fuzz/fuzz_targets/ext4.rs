@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use guestctl::block::{BlockDevice, ExtentKind, Memory};
-use guestctl::fs::{FileType, Filesystem};
+use guestctl::fs::{FileType};
 use libfuzzer_sys::fuzz_target;
 
 /// Entries looked at; a hostile tree may have no end.

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use guestctl::block::{BlockDevice, Memory};
-use guestctl::fs::{FileType, Filesystem};
+use guestctl::fs::{FileType};
 use libfuzzer_sys::fuzz_target;
 
 /// Directories and files looked at; a hostile tree may have no end.

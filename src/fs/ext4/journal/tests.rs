@@ -694,7 +694,7 @@ fn fast_commits_are_limited() {
     filled.fast_commits(&[commit(8, &[vec![head(0, 8)], records.clone()].concat())]);
     filled.fast_commits(&vec![commit(8, &[vec![head(0, 8)], records].concat()); 17_000 - 1]);
     let error = filled.replay().unwrap_err();
-    assert!(matches!(error.kind(), ErrorKind::Limit { what: "fast-commit records", limit: 262_144, .. }), "{error}");
+    assert!(matches!(error.kind(), ErrorKind::Limit { what: "fast-commit records", limit: 131_072, .. }), "{error}");
     journal.fast_commits(&vec![commit(8, &[head(0, 8)]); 17_000 - 1]);
     let error = journal.replay().unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Limit { what: "bytes of fast commits", .. }), "{error}");
