@@ -142,6 +142,20 @@ fn digest(path: &Path) -> String {
     })
 }
 
+/// What `df --json` must say of a filesystem that the kernel has mounted at `top`.
+pub fn space(top: &Path) -> Value {
+    let kernel = rustix::fs::statvfs(top).unwrap();
+    serde_json::json!([{
+        "device": "/dev/sda",
+        "mountpoint": "/",
+        "size_bytes": kernel.f_blocks * kernel.f_frsize,
+        "used_bytes": (kernel.f_blocks - kernel.f_bfree) * kernel.f_frsize,
+        "available_bytes": kernel.f_bavail * kernel.f_frsize,
+        "inodes": kernel.f_files,
+        "inodes_free": kernel.f_ffree,
+    }])
+}
+
 /// The trees are the same in everything.
 #[track_caller]
 pub fn same(what: &str, kernel: &Tree, ours: &Tree) {

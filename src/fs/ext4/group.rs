@@ -16,7 +16,7 @@ use super::checksum::extend;
 use super::features::*;
 use super::superblock::Superblock;
 use crate::block::BlockDevice;
-use crate::bytes::{Record, div_rem, join_u64, low_u16, low_u32, to_u64};
+use crate::bytes::{Record, div_rem, join_u64, low_u16, low_u32};
 use crate::error::Result;
 
 /// One group's descriptor.
@@ -105,26 +105,38 @@ fn verify(record: &Record<'_>, superblock: &Superblock, group: u32) -> Result<()
 /// The kernel's crc16 from 0xffff, which catalogues call CRC-16/MODBUS.
 static CRC16: crc::Crc<u16> = crc::Crc::<u16>::new(&crc::CRC_16_MODBUS);
 
-/// Blocks that hold no files' data, as the kernel computes it when the superblock does not say: what `statvfs` takes off
-/// the total.
+/// Blocks that hold no files' data, as the kernel counts them: what `statvfs` takes off the total. In each group the copy
+/// of the superblock with the blocks reserved for descriptors, descriptors, two bitmaps and the inode table; then what
+/// lies before the first group, and the journal.
 pub(super) fn overhead_blocks(superblock: &Superblock, journal_bytes: u64) -> u64 {
     let block_size = u64::from(superblock.block_size);
     let inode_table =
         u64::from(superblock.inodes_per_group).saturating_mul(u64::from(superblock.inode_size)).div_ceil(block_size);
-    let table_blocks = u64::from(superblock.group_count)
-        .saturating_mul(u64::from(superblock.desc_size))
-        .div_ceil(block_size)
-        .saturating_add(u64::from(superblock.reserved_gdt_blocks));
-    let supers = to_u64((0..superblock.group_count).filter(|group| superblock.has_super(*group)).count());
-    let meta_bg = superblock.features.incompat(INCOMPAT_META_BG);
-    let per_super = if meta_bg { 1 } else { table_blocks.saturating_add(1) };
-    let bitmaps_and_inodes = inode_table.saturating_add(2).saturating_mul(u64::from(superblock.group_count));
-    let tables = if meta_bg { table_blocks.saturating_mul(3) } else { 0 };
-    u64::from(superblock.first_data_block)
-        .saturating_add(supers.saturating_mul(per_super))
-        .saturating_add(tables)
-        .saturating_add(bitmaps_and_inodes)
+    let in_group = |group| {
+        let copy =
+            if superblock.has_super(group) { u64::from(superblock.reserved_gdt_blocks).saturating_add(1) } else { 0 };
+        copy.saturating_add(descriptor_blocks(superblock, group)).saturating_add(inode_table).saturating_add(2)
+    };
+    (0..superblock.group_count)
+        .map(in_group)
+        .fold(u64::from(superblock.first_data_block), u64::saturating_add)
         .saturating_add(div_rem(journal_bytes, block_size).0)
+}
+
+/// Blocks of descriptors in `group`: the whole table behind each copy of the superblock; with meta_bg, from
+/// s_first_meta_bg on, a table's block lies in the first, the second and the last of the groups that it describes.
+fn descriptor_blocks(superblock: &Superblock, group: u32) -> u64 {
+    let (per_block, _) = div_rem(u64::from(superblock.block_size), u64::from(superblock.desc_size));
+    let (table_block, index) = div_rem(u64::from(group), per_block);
+    let meta_bg = superblock.features.incompat(INCOMPAT_META_BG);
+    if meta_bg && table_block >= u64::from(superblock.first_meta_bg) {
+        return u64::from(index < 2 || index.saturating_add(1) == per_block);
+    }
+    match superblock.has_super(group) {
+        true if meta_bg => u64::from(superblock.first_meta_bg),
+        true => u64::from(superblock.group_count).div_ceil(per_block),
+        false => 0,
+    }
 }
 
 /// Sums free clusters and inodes over all groups.

@@ -330,9 +330,12 @@ impl Filesystem for Mounted {
         } else {
             0
         };
-        let overhead = match superblock.overhead_clusters {
-            0 => group::overhead_blocks(superblock, self.journal_bytes()),
-            clusters => u64::from(clusters).saturating_mul(ratio),
+        // As in the kernel, the superblock's word is taken only with bigalloc, where counting would take long.
+        let stored = u64::from(superblock.overhead_clusters).saturating_mul(ratio);
+        let overhead = if ratio > 1 && (1..=superblock.blocks_count).contains(&stored) {
+            stored
+        } else {
+            group::overhead_blocks(superblock, self.journal_bytes())
         };
         Ok(StatFs {
             block_size: u64::from(superblock.block_size),
