@@ -3,9 +3,11 @@
 //! across a read of the device below: the caller asks, reads on a miss, and offers what it read.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, Hash, RandomState};
+use std::hash::{BuildHasher, Hash};
 use std::sync::Mutex;
 use std::sync::PoisonError;
+
+use foldhash::fast::RandomState;
 
 /// Shards at most, and entries that make another one worth while.
 const SHARDS: usize = 16;
@@ -19,7 +21,7 @@ pub struct Lru<K, V> {
 }
 
 struct Shard<K, V> {
-    index: HashMap<K, usize>,
+    index: HashMap<K, usize, RandomState>,
     slots: Vec<Slot<K, V>>,
     hand: usize,
 }
@@ -34,13 +36,13 @@ impl<K: Hash + Eq + Clone, V: Clone> Lru<K, V> {
     /// A cache of at most `capacity` entries, but always of one.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
-        let shard = || Mutex::new(Shard { index: HashMap::new(), slots: Vec::new(), hand: 0 });
+        let shard = || Mutex::new(Shard { index: HashMap::default(), slots: Vec::new(), hand: 0 });
         // A shard of very few entries would evict one of two neighbours while others stand empty.
         let shards = (capacity / PER_SHARD).clamp(1, SHARDS);
         Self {
             shards: std::iter::repeat_with(shard).take(shards).collect(),
             per_shard: capacity.checked_div(shards).unwrap_or(0).max(1),
-            hasher: RandomState::new(),
+            hasher: RandomState::default(),
         }
     }
 
