@@ -3,8 +3,8 @@
 #![allow(clippy::print_stdout, clippy::unwrap_used, missing_docs, reason = "tests")]
 
 mod support;
-#[path = "support/tree.rs"]
-mod tree;
+#[path = "support/tree_fs.rs"]
+mod tree_fs;
 
 #[path = "packages/dpkg.rs"]
 mod dpkg;
@@ -19,16 +19,16 @@ mod rpm;
 
 use guestctl::fs::MountTable;
 use guestctl::inspect::{Guest, Package, PackageList, packages};
-use tree::Tree;
+use tree_fs::TreeFs;
 
 /// All lists of a guest.
-fn lists(tree: Tree) -> Vec<PackageList> {
+fn lists(tree: TreeFs) -> Vec<PackageList> {
     let mounts: MountTable = tree.mounts();
     packages(&Guest::new(&mounts)).unwrap()
 }
 
 /// The one list of a guest.
-fn list(tree: Tree) -> PackageList {
+fn list(tree: TreeFs) -> PackageList {
     let mut lists = lists(tree);
     assert_eq!(lists.len(), 1, "{lists:#?}");
     lists.remove(0)

@@ -6,7 +6,7 @@ use std::process::Command;
 use guestctl::inspect::Package;
 
 use super::support::have;
-use super::{Tree, assert_same, complete, list, some};
+use super::{TreeFs, assert_same, complete, list, some};
 
 const STATUS: &str = "/var/lib/dpkg/status";
 
@@ -67,7 +67,7 @@ fn the_hosts_status_reads_as_dpkg_query_says() {
     let admindir = tempfile::tempdir().unwrap();
     std::fs::write(admindir.path().join("status"), &status).unwrap();
     std::fs::create_dir(admindir.path().join("info")).unwrap();
-    let mut ours = complete(list(Tree::new().file(STATUS, status)));
+    let mut ours = complete(list(TreeFs::new().file(STATUS, status)));
     let theirs = dpkg_query(admindir.path());
     assert!(!theirs.is_empty());
     for package in &mut ours {
@@ -98,7 +98,7 @@ fn corner_cases_read_as_dpkg_query_says() {
     std::fs::write(admindir.path().join("status"), status).unwrap();
     std::fs::write(admindir.path().join("arch"), "amd64\ni386\n").unwrap();
     std::fs::create_dir(admindir.path().join("info")).unwrap();
-    let ours = complete(list(Tree::new().file(STATUS, status)));
+    let ours = complete(list(TreeFs::new().file(STATUS, status)));
     assert_eq!(ours, dpkg_query(admindir.path()));
     assert_eq!(ours.len(), 3);
 }
@@ -117,7 +117,7 @@ fn unmerged_updates_count_as_dpkg_query_says() {
         ("0003", stanza("d", "install ok installed", "7")),
         ("tmp.i", stanza("c", "install ok installed", "9")),
     ];
-    let mut tree = Tree::new().file(STATUS, &*status);
+    let mut tree = TreeFs::new().file(STATUS, &*status);
     for (name, update) in &updates {
         tree = tree.file(&format!("/var/lib/dpkg/updates/{name}"), &**update);
     }

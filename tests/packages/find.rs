@@ -2,30 +2,30 @@
 
 use guestctl::inspect::PackageFormat;
 
-use super::{Tree, complete, list, lists};
+use super::{TreeFs, complete, list, lists};
 
 const STATUS: &str = "Package: a\nStatus: install ok installed\nVersion: 1\n\n";
 
 #[test]
 fn a_guest_without_databases_has_no_lists() {
-    assert_eq!(lists(Tree::new()), []);
+    assert_eq!(lists(TreeFs::new()), []);
     // A directory, a dangling link and a loop are no databases.
-    let tree = Tree::new()
+    let tree = TreeFs::new()
         .file("/var/lib/dpkg/status/x", "")
-        .symlink("/var/lib/rpm/rpmdb.sqlite", "nowhere")
-        .symlink("/lib/apk", "/lib/apk");
+        .link("/var/lib/rpm/rpmdb.sqlite", "nowhere")
+        .link("/lib/apk", "/lib/apk");
     assert_eq!(lists(tree), []);
 }
 
 #[test]
 fn each_database_has_a_list_and_links_lead_to_none_twice() {
-    let tree = Tree::new()
+    let tree = TreeFs::new()
         .file("/var/lib/dpkg/status", STATUS)
         .file("/var/lib/dpkg/status.d/base", "Package: base\nVersion: 12.4\n")
         .file("/var/lib/dpkg/status.d/base.md5sums", "0123 usr/bin/x\n")
         .file("/usr/lib/sysimage/rpm/rpmdb.sqlite", "")
-        .symlink("/var/lib/rpm", "../../usr/lib/sysimage/rpm")
-        .symlink("/lib", "usr/lib")
+        .link("/var/lib/rpm", "../../usr/lib/sysimage/rpm")
+        .link("/lib", "usr/lib")
         .file("/usr/lib/apk/db/installed", "P:musl\nV:1.2.5-r9\n\n")
         .file("/var/lib/pacman/local/ALPM_DB_VERSION", "9\n")
         .file("/var/lib/pacman/local/zlib-1-1/desc", "%NAME%\nzlib\n\n%VERSION%\n1:1.3.1-2\n\n")
@@ -51,7 +51,7 @@ fn each_database_has_a_list_and_links_lead_to_none_twice() {
 
 #[test]
 fn what_a_conversion_left_behind_is_noted() {
-    let tree = Tree::new().file("/var/lib/rpm/rpmdb.sqlite", "").file("/var/lib/rpm/Packages", "old");
+    let tree = TreeFs::new().file("/var/lib/rpm/rpmdb.sqlite", "").file("/var/lib/rpm/Packages", "old");
     let list = list(tree);
     assert_eq!((&*list.source, list.packages.len()), ("/var/lib/rpm/rpmdb.sqlite", 0));
     assert_eq!(list.notes, ["/var/lib/rpm/Packages is there too and was not read"]);
@@ -59,7 +59,7 @@ fn what_a_conversion_left_behind_is_noted() {
 
 #[test]
 fn a_damaged_database_does_not_hide_another() {
-    let tree = Tree::new().file("/var/lib/rpm/rpmdb.sqlite", "no database").file("/var/lib/dpkg/status", STATUS);
+    let tree = TreeFs::new().file("/var/lib/rpm/rpmdb.sqlite", "no database").file("/var/lib/dpkg/status", STATUS);
     let lists = lists(tree);
     assert_eq!(lists.len(), 2);
     assert_eq!(lists[0].packages.len(), 1);
@@ -69,7 +69,7 @@ fn a_damaged_database_does_not_hide_another() {
 
 #[test]
 fn a_damaged_pacman_directory_is_noted_and_the_others_are_read() {
-    let tree = Tree::new()
+    let tree = TreeFs::new()
         .file("/var/lib/pacman/local/a-1-1/desc", "%NAME%\na\n\n")
         .file("/var/lib/pacman/local/b-1-1/desc", "%NAME%\nb\n\n%VERSION%\n1-1\n\n")
         .file("/var/lib/pacman/local/c-1-1/mtree", "");
@@ -84,7 +84,7 @@ fn formats_have_libguestfs_names() {
     let names =
         [PackageFormat::Deb, PackageFormat::Rpm, PackageFormat::Apk, PackageFormat::Pacman].map(PackageFormat::name);
     assert_eq!(names, ["deb", "rpm", "apk", "pacman"]);
-    let list = list(Tree::new().file("/var/lib/dpkg/status", STATUS));
+    let list = list(TreeFs::new().file("/var/lib/dpkg/status", STATUS));
     assert_eq!(serde_json::to_value(&list).unwrap()["format"], "deb");
     assert_eq!(complete(list).len(), 1);
 }

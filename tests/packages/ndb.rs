@@ -2,7 +2,7 @@
 //! writes this format. The checksum at a blob's end is left at zero, which RPM does not look at either.
 
 use super::rpm::{expected, headers};
-use super::{Tree, assert_same, complete, list};
+use super::{TreeFs, assert_same, complete, list};
 
 const BLOCK: usize = 16;
 const PAGE: usize = 4_096;
@@ -38,7 +38,7 @@ fn headers_in_slots_are_found() {
     let Some(mut headers) = headers() else { return };
     // Slots in another order than the blobs, as after removals.
     headers.reverse();
-    let list = list(Tree::new().file("/usr/lib/sysimage/rpm/Packages.db", database(&headers)));
+    let list = list(TreeFs::new().file("/usr/lib/sysimage/rpm/Packages.db", database(&headers)));
     assert_eq!(list.source, "/usr/lib/sysimage/rpm/Packages.db");
     assert_same(&complete(list), &expected(), "");
 }

@@ -10,7 +10,7 @@ use guestctl::block::HostFile;
 use guestctl::inspect::{Guest, Package, packages};
 
 use super::support::{have, shell};
-use super::{Tree, assert_same, complete, list, some};
+use super::{TreeFs, assert_same, complete, list, some};
 
 /// Subpackages in the test's repository; enough for a b-tree of two levels.
 const SUBPACKAGES: usize = 40;
@@ -57,7 +57,7 @@ fn from_query(record: &str) -> Package {
 
 /// The packages of the database in the host's `directory`.
 fn ours(directory: &Path) -> Vec<Package> {
-    complete(list(Tree::new().host_directory("/var/lib/rpm", directory)))
+    complete(list(TreeFs::new().host_directory("/var/lib/rpm", directory)))
 }
 
 /// The directory of a database that RPM wrote, built once and kept between runs. `None` where tools are missing.
@@ -297,7 +297,7 @@ fn a_log_ends_where_it_is_torn_or_damaged() {
 fn a_rollback_journal_is_noted() {
     let Some(database) = database() else { return };
     std::fs::write(database.path().join("rpmdb.sqlite-journal"), "left").unwrap();
-    let list = list(Tree::new().host_directory("/var/lib/rpm", database.path()));
+    let list = list(TreeFs::new().host_directory("/var/lib/rpm", database.path()));
     assert_same(&list.packages, &expected(), "");
     assert!(list.notes[0].contains("rollback journal"), "{:?}", list.notes);
 }
@@ -347,7 +347,7 @@ fn other_kinds_of_berkeley_db_are_refused_by_name() {
     for (arguments, feature) in [("-t btree", "the b-tree access method"), ("-t hash -c chksum=1", "page checksums")] {
         let directory = tempfile::tempdir().unwrap();
         shell(directory.path(), &format!("printf 'a\\nb\\n' | db5.3_load -T {arguments} Packages"));
-        let list = list(Tree::new().host_directory("/var/lib/rpm", directory.path()));
+        let list = list(TreeFs::new().host_directory("/var/lib/rpm", directory.path()));
         assert_eq!(list.notes.len(), 1);
         assert!(list.notes[0].contains(&format!("{feature} is not supported")), "{}", list.notes[0]);
     }
@@ -371,7 +371,7 @@ fn a_large_database_takes_little_memory() {
     sqlite3(database.path(), fill);
     let file = database.path().join("rpmdb.sqlite");
     println!("{} bytes", std::fs::metadata(&file).unwrap().len());
-    let mounts = Tree::new().device("/var/lib/rpm/rpmdb.sqlite", Arc::new(HostFile::open(&file).unwrap())).mounts();
+    let mounts = TreeFs::new().device("/var/lib/rpm/rpmdb.sqlite", Arc::new(HostFile::open(&file).unwrap())).mounts();
     let start = std::time::Instant::now();
     let lists = packages(&Guest::new(&mounts)).unwrap();
     println!("{} packages in {:?}, peak {} bytes", lists[0].packages.len(), start.elapsed(), peak_memory());

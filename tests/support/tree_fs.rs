@@ -3,18 +3,19 @@
 
 use std::collections::BTreeMap;
 use std::ops::{ControlFlow, Range};
+use std::path::Path;
 use std::sync::Arc;
 
-use guestctl::block::{BlockDevice, Extent, ExtentKind, Memory};
-use guestctl::fs::{DirEntry, FileType, Filesystem, FsKind, Identity, Inode, Metadata, StatFs, Timestamp, Xattr};
+use guestctl::block::{BlockDevice, Extent, ExtentKind, HostFile, Memory};
+use guestctl::fs::{
+    DirEntry, FileType, Filesystem, FsKind, Identity, Inode, Metadata, MountTable, StatFs, Timestamp, Xattr,
+};
 use guestctl::{Error, Result};
 
 #[derive(Debug)]
 enum Node {
     Dir(BTreeMap<Vec<u8>, usize>),
-    File(Vec<u8>),
-    /// A file of this many zero bytes, none of them stored.
-    Sparse(u64),
+    File(Arc<dyn BlockDevice>),
     /// A file whose content cannot be read: corrupt.
     Broken,
     /// A file whose content cannot be read: the host's trouble.
@@ -39,7 +40,24 @@ impl TreeFs {
     }
 
     pub(crate) fn file(self, path: &str, content: impl AsRef<[u8]>) -> Self {
-        self.put(path, Node::File(content.as_ref().to_vec()))
+        self.device(path, Arc::new(Memory::new(content.as_ref().to_vec())))
+    }
+
+    /// A file that reads from `device`.
+    pub(crate) fn device(self, path: &str, device: Arc<dyn BlockDevice>) -> Self {
+        self.put(path, Node::File(device))
+    }
+
+    /// The files of the host's `directory`, not those below it, as files of the directory `path`.
+    pub(crate) fn host_directory(mut self, path: &str, directory: &Path) -> Self {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let entry = entry.unwrap();
+            if entry.file_type().unwrap().is_file() {
+                let name = entry.file_name().into_string().unwrap();
+                self = self.device(&format!("{path}/{name}"), Arc::new(HostFile::open(&entry.path()).unwrap()));
+            }
+        }
+        self
     }
 
     pub(crate) fn link(self, path: &str, target: &str) -> Self {
@@ -55,8 +73,9 @@ impl TreeFs {
         self.put(path, Node::Fifo)
     }
 
+    /// A file of this many zero bytes, none of them stored.
     pub(crate) fn sparse(self, path: &str, size: u64) -> Self {
-        self.put(path, Node::Sparse(size))
+        self.device(path, Arc::new(Zeroes(size)))
     }
 
     pub(crate) fn broken(self, path: &str) -> Self {
@@ -65,6 +84,11 @@ impl TreeFs {
 
     pub(crate) fn unreadable(self, path: &str) -> Self {
         self.put(path, Node::Unreadable)
+    }
+
+    /// A guest with this filesystem alone.
+    pub(crate) fn mounts(self) -> MountTable {
+        MountTable::with_root("/dev/sda", self.arc())
     }
 
     pub(crate) fn arc(self) -> Arc<dyn Filesystem> {
@@ -117,8 +141,7 @@ impl Filesystem for TreeFs {
     fn metadata(&self, inode: Inode) -> Result<Metadata> {
         let (file_type, size) = match self.node(inode) {
             Node::Dir(_) => (FileType::Dir, 4096),
-            Node::File(content) => (FileType::File, content.len() as u64),
-            Node::Sparse(size) => (FileType::File, *size),
+            Node::File(content) => (FileType::File, content.size()),
             Node::Broken | Node::Unreadable => (FileType::File, 10),
             Node::Symlink(target) => (FileType::Symlink, target.len() as u64),
             Node::Fifo => (FileType::Fifo, 0),
@@ -172,8 +195,7 @@ impl Filesystem for TreeFs {
 
     fn open(&self, inode: Inode) -> Result<Arc<dyn BlockDevice>> {
         match self.node(inode) {
-            Node::File(content) => Ok(Arc::new(Memory::new(content.clone()))),
-            Node::Sparse(size) => Ok(Arc::new(Zeroes(*size))),
+            Node::File(content) => Ok(content.clone()),
             Node::Unreadable => Err(Error::io("read", "image", std::io::Error::other("a bad sector"))),
             _ => Err(Error::corrupt("tree", "extent", 7, "overlap", "no overlap")),
         }
