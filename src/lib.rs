@@ -13,6 +13,27 @@
 //! | [`volume`] | partitions and logical volumes |
 //! | [`block`] | images as runs of bytes that know their holes |
 //! | [`limits`], [`bytes`], [`progress`] and the [`Error`] | for everyone |
+//!
+//! # Threads
+//!
+//! Reads are synchronous and positioned, there is no async. Devices and filesystems do not change after they are opened;
+//! what changes inside one is a bounded cache behind sharded locks, and no lock is held while the layer below is read.
+//! Everything is `Send + Sync` and takes `&self`. Only [`ops`] starts parallel work, on the rayon pool of its caller, and
+//! its results do not depend on the number of threads.
+//!
+//! # Errors
+//!
+//! One type, [`Error`]: whose problem it is ([`ErrorKind`], each with an exit code), where (image, device, guest path), and
+//! a hint when there is something to do. A corrupt structure names format, field, byte offset, found and expected. Image
+//! bytes never panic, allocate without a limit or loop without an end; the budgets are in [`limits`].
+//!
+//! # Words
+//!
+//! *Image* is the file, *disk* what the guest saw, *device* a [`block::BlockDevice`]. *Virtual size* is the disk's,
+//! *allocated size* the file's. An *overlay* refers to its *backing file*, several are a *backing chain*. A *cluster*
+//! (qcow2, FAT), *grain* (VMDK) or *block* (ext4) is a format's unit; an *extent* is a run of bytes of one kind: data, zero
+//! or hole. A *mountable* is what can be mounted: a disk, partition or logical volume. A *checksum* is a format's own or one
+//! that a user asks for. `offset`, `len` and `size` are in bytes.
 #![warn(missing_docs, missing_debug_implementations, unreachable_pub)]
 #![warn(clippy::print_stderr, clippy::print_stdout, clippy::unwrap_used)]
 
@@ -29,3 +50,8 @@ pub mod volume;
 
 pub use error::{Corrupt, Error, ErrorKind, PathProblem, Place, Result};
 pub use guestfs::{DriveOptions, Guestfs, Listed, Stat};
+
+/// The README's program, compiled and run with the other examples.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -389,7 +389,7 @@ fn the_kernel_shows_the_same() {
     if !known.split_whitespace().any(|name| name == "vfat")
         && !std::process::Command::new("modprobe").arg("vfat").status().is_ok_and(|status| status.success())
     {
-        println!("skipped: needs vfat in the kernel");
+        support::skipped(format_args!("needs vfat in the kernel"));
         return;
     }
     let directory = tempfile::tempdir().unwrap();

@@ -170,7 +170,7 @@ fn the_committed_demo_is_what_its_recipe_gives() {
     let output = Command::new("mke2fs").env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin").arg("-V").output();
     let version = output.map(|output| String::from_utf8_lossy(&output.stderr).into_owned()).unwrap_or_default();
     if !version.starts_with("mke2fs 1.47.0 ") {
-        println!("skipped: needs the mke2fs that made the demo, 1.47.0");
+        support::skipped(format_args!("needs the mke2fs that made the demo, 1.47.0"));
         return;
     }
     let (ours, fresh) = (demo.display(), built["demo"].disk.display());
@@ -377,7 +377,7 @@ fn the_kernel_reads_what_the_recipes_say() {
                     compare(&what, &expected(partition), &found.unwrap());
                 }
                 Ok(output) if output.status.success() => drop(shell(Path::new("/"), &format!("umount {at}"))),
-                _ if is_ext => println!("skipped: this kernel does not mount {what}"),
+                _ if is_ext => support::skipped(format_args!("this kernel does not mount {what}")),
                 _ => {}
             }
         }

@@ -275,7 +275,7 @@ fn no_file_is_too_long() {
 #[test]
 fn the_top_holds_what_it_should() {
     if !repository().join(".git").exists() || !support::have("git") {
-        println!("skipped: needs a git checkout");
+        support::skipped(format_args!("needs a git checkout"));
         return;
     }
     let listed = std::process::Command::new("git").arg("ls-files").current_dir(repository()).output().unwrap();

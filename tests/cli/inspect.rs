@@ -117,7 +117,7 @@ fn generated_guests_are_told_alike_in_all_forms() {
 #[test]
 fn real_guests_are_told_alike_in_all_forms() {
     let Some(directory) = std::env::var_os("GUESTCTL_GUESTS").map(PathBuf::from) else {
-        println!("skipped: GUESTCTL_GUESTS names no directory with guests");
+        super::support::skipped(format_args!("GUESTCTL_GUESTS names no directory with guests"));
         return;
     };
     for name in ["debian-ext4.qcow2", "debian-lvm.raw", "debian-mbr.raw"] {

@@ -17,7 +17,7 @@ const COMMANDS: &[&str] = &[
 #[test]
 fn public_samples() {
     let Some(directory) = std::env::var_os("GUESTCTL_CORPUS") else {
-        println!("skipped: GUESTCTL_CORPUS names no directory");
+        crate::support::skipped(format_args!("GUESTCTL_CORPUS names no directory"));
         return;
     };
     let mut files = Vec::new();

@@ -13,7 +13,7 @@ use super::support::{have, shell};
 fn guests() -> Option<PathBuf> {
     let named = std::env::var_os("GUESTCTL_GUESTS").map(PathBuf::from);
     if named.is_none() {
-        println!("skipped: GUESTCTL_GUESTS names no directory with guests");
+        super::support::skipped(format_args!("GUESTCTL_GUESTS names no directory with guests"));
     }
     named.filter(|_| can_mount() && have("qemu-img") && have("sfdisk"))
 }

@@ -18,7 +18,7 @@ pub fn can_mount() -> bool {
     let free = Command::new("losetup").arg("-f").output().is_ok_and(|output| output.status.success());
     assert!(free || std::env::var_os("CI").is_none(), "there are no loop devices, and CI must not skip tests");
     if !free {
-        println!("skipped: needs a loop device");
+        super::support::skipped(format_args!("needs a loop device"));
     }
     free
 }

@@ -72,7 +72,9 @@ fn what_recovery_would_do_is_seen_without_it() {
             let live = match Mounted::new(&path("live.raw"), options) {
                 Ok(live) => live,
                 Err(refusal) => {
-                    println!("skipped: this kernel does not mount {arguments} with {options}: {refusal}");
+                    super::support::skipped(format_args!(
+                        "this kernel does not mount {arguments} with {options}: {refusal}"
+                    ));
                     continue;
                 }
             };

@@ -127,7 +127,7 @@ fn compare_one(variant: &Variant) {
     }
     match Mounted::new(&image, "ro") {
         Ok(mounted) => equal(variant.name, &mounted.path(), &image),
-        Err(refusal) => println!("skipped: this kernel does not mount {}: {refusal}", variant.name),
+        Err(refusal) => super::support::skipped(format_args!("this kernel does not mount {}: {refusal}", variant.name)),
     }
 }
 

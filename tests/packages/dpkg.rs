@@ -60,7 +60,7 @@ fn the_hosts_status_reads_as_dpkg_query_says() {
         return;
     }
     let Ok(status) = std::fs::read(STATUS) else {
-        println!("skipped: needs {STATUS}");
+        super::support::skipped(format_args!("needs {STATUS}"));
         return;
     };
     // A copy, so that a package manager at work does not come between the two readings.

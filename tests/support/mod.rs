@@ -1,6 +1,8 @@
 //! What the integration tests share: finding the tools that serve as oracles.
 #![allow(dead_code, unreachable_pub, reason = "each test program uses a part")]
 
+use std::fmt::Display;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -18,13 +20,19 @@ pub fn root() -> bool {
     if id.stdout == b"0\n" {
         return true;
     }
-    println!("skipped: needs root");
+    skipped("needs root");
     false
+}
+
+/// Says what is skipped, on standard error itself: what the print macros write is shown for failed tests alone.
+pub fn skipped(why: impl Display) {
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    let _ = writeln!(std::io::stderr(), "skipped: {test}: {why}");
 }
 
 fn skip(tool: &str) -> bool {
     assert!(std::env::var_os("CI").is_none(), "{tool} is missing, and CI must not skip tests");
-    println!("skipped: needs {tool}");
+    skipped(format_args!("needs {tool}"));
     false
 }
 
