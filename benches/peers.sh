@@ -108,7 +108,7 @@ if [ "$(id -u)" = 0 ] && mkdir "$work/mnt" && mount -o "ro,loop,offset=$offset" 
     same "find on the kernel's mount" "$work/x" "$work/y"
     compare "list with metadata" "find -printf, mounted" "$runs" "$list" "find '$work/mnt' -xdev -printf '%p %y %m %U %G %s %n %i %T@ %l\n'"
 
-    big=$(cd "$work/mnt" && find . -xdev -type f -printf '%s %P\n' | sort -n | tail -1 | cut -d' ' -f2-)
+    big=$(cd "$work/mnt" && find . -xdev -type f -printf '%b %P\n' | sort -n | tail -1 | cut -d' ' -f2-)
     "$guestctl" ls --json --checksum sha256 -m "$root" "$image" "/$big" | python3 -c 'import json,sys; print(json.loads(sys.stdin.readline())["sha256"])' >"$work/x"
     sha256sum <"$work/mnt/$big" | cut -d' ' -f1 >"$work/y"
     same "sha256 of /$big" "$work/x" "$work/y"

@@ -6,16 +6,17 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, reason = "a test says how much it did")]
 
+#[path = "support/look.rs"]
+mod look;
 mod support;
 
-use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use guestctl::block::{BlockDevice, ExtentKind, ImageFormat, Memory, open_device};
-use guestctl::fs::FileType;
+use guestctl::block::{BlockDevice, ImageFormat, Memory, open_device};
 use guestctl::volume::{lvm, scan};
+use look::{look_at_bytes, look_at_files};
 use support::{have, shell};
 
 /// Damaged images of each kind.
@@ -23,8 +24,6 @@ const ROUNDS: usize = 1_500;
 const SEED: u64 = 0x5eed_0f5e_ed0f_5eed;
 /// What one image may take; generous, for builds without optimization on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Entries, extents and files looked at in one image; a hostile one may have no end of them.
-const VISITS: usize = 200;
 
 /// A generator of numbers that are random enough (xorshift64*).
 struct Random(u64);
@@ -79,53 +78,6 @@ fn mutate(name: &str, tools: &[&str], script: &str, look: impl Fn(Arc<dyn BlockD
         slowest = slowest.max(took);
     }
     println!("{name}: {ROUNDS} damaged images, the slowest took {slowest:?}");
-}
-
-/// Reads some of a device and holds its claims of zeroes against its bytes.
-fn look_at_bytes(device: &dyn BlockDevice) {
-    let mut at = 0;
-    for _ in 0..VISITS {
-        if at >= device.size() {
-            return;
-        }
-        let Ok(extent) = device.next_extent(at..device.size()) else { return };
-        assert!(extent.len > 0 && extent.len <= device.size() - at);
-        let mut bytes = vec![0xaa; extent.len.min(16 << 10) as usize];
-        if device.read_exact_at(&mut bytes, at).is_ok() && extent.kind != ExtentKind::Data {
-            assert!(bytes.iter().all(|byte| *byte == 0), "bytes {at}.. are no zeroes");
-        }
-        at += extent.len;
-    }
-}
-
-/// Opens whatever filesystem there is and walks some of it.
-fn look_at_files(device: Arc<dyn BlockDevice>) {
-    let Ok(fs) = guestctl::fs::open(device) else { return };
-    let _ = (fs.identity(), fs.statfs(), fs.recovery());
-    let mut directories = vec![fs.root()];
-    let mut visits = 0;
-    while let Some(directory) = directories.pop() {
-        let mut entries = Vec::new();
-        let _ = fs.read_dir(directory, &mut |entry| {
-            visits += 1;
-            entries.push(entry);
-            Ok(if visits < VISITS { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
-        });
-        for entry in entries {
-            assert!(!entry.name.is_empty() && entry.name != b".." && !entry.name.contains(&b'/'));
-            let _ = (fs.lookup(directory, &entry.name), fs.xattrs(entry.inode));
-            let Ok(metadata) = fs.metadata(entry.inode) else { continue };
-            match metadata.file_type {
-                FileType::Dir => directories.push(entry.inode),
-                FileType::Symlink => drop(fs.read_link(entry.inode)),
-                FileType::File => drop(fs.open(entry.inode).map(|file| look_at_bytes(&file))),
-                _ => {}
-            }
-        }
-        if visits >= VISITS {
-            return;
-        }
-    }
 }
 
 const TREE: &str =

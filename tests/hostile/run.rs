@@ -64,7 +64,7 @@ fn run(path: &Path, command: &str) -> Outcome {
         .args(words)
         .stdout(create("stdout"))
         .stderr(create("stderr"))
-        .env_remove("GUESTCTL_LOG")
+        .env_remove("GUESTCTL_DEBUG")
         .spawn()
         .unwrap();
     let started = Instant::now();
