@@ -34,12 +34,6 @@ pub const fn low_u16(value: u32) -> u16 {
     (value & 0xffff) as u16
 }
 
-/// The low 8 bits.
-#[must_use]
-pub const fn low_u8(value: u64) -> u8 {
-    (value & 0xff) as u8
-}
-
 /// Two 32-bit halves, the high one first.
 #[must_use]
 pub const fn join_u64(high: u32, low: u32) -> u64 {

@@ -221,16 +221,10 @@ impl Error {
         }
     }
 
-    /// Whether a guest path, device or key simply was not there.
+    /// Whether a guest path or device does not lead to what was asked for, whatever the reason.
     #[must_use]
-    pub fn is_not_found(&self) -> bool {
-        matches!(
-            self.0.kind,
-            ErrorKind::Path {
-                problem: PathProblem::NotFound | PathProblem::NoSuchDevice | PathProblem::NotADirectory,
-                ..
-            }
-        )
+    pub fn is_path_problem(&self) -> bool {
+        matches!(self.0.kind, ErrorKind::Path { .. })
     }
 
     /// Adds the hint unless an inner layer has given one.
@@ -257,7 +251,7 @@ impl Error {
     /// Adds the guest path unless an inner layer has named one.
     #[must_use]
     pub fn at_path(mut self, path: &[u8]) -> Self {
-        if !matches!(self.0.kind, ErrorKind::Path { .. }) {
+        if !self.is_path_problem() {
             self.0.place.path.get_or_insert_with(|| crate::bytes::escape(path));
         }
         self

@@ -79,12 +79,6 @@ impl FsKind {
         }
     }
 
-    /// Whether it holds files that guestctl reads.
-    #[must_use]
-    pub fn is_readable(self) -> bool {
-        matches!(self, Self::Ext2 | Self::Ext3 | Self::Ext4 | Self::Vfat)
-    }
-
     /// Whether it is a part of something else (a volume group, an array, an encrypted container) and no filesystem of its
     /// own; `list_filesystems` leaves those out.
     #[must_use]

@@ -289,7 +289,7 @@ impl Guestfs {
     fn type_at(&self, path: &[u8], follow: Follow) -> Result<Option<FileType>> {
         match self.resolve(path, follow) {
             Ok(location) => Ok(Some(location.metadata()?.file_type)),
-            Err(error) if matches!(error.kind(), crate::ErrorKind::Path { .. }) => Ok(None),
+            Err(error) if error.is_path_problem() => Ok(None),
             Err(error) => Err(error),
         }
     }

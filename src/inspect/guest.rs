@@ -69,7 +69,7 @@ impl<'a> Guest<'a> {
         }
         match resolved {
             Ok(location) => Ok(Some(location)),
-            Err(error) if matches!(error.kind(), crate::ErrorKind::Path { .. }) => Ok(None),
+            Err(error) if error.is_path_problem() => Ok(None),
             Err(error) => Err(error),
         }
     }

@@ -32,7 +32,7 @@ pub fn glob_expand(mounts: &MountTable, pattern: &GuestPath) -> Result<Vec<Vec<u
 fn exists(mounts: &MountTable, path: &GuestPath) -> Result<bool> {
     match mounts.resolve(path, Follow::NotLast) {
         Ok(_) => Ok(true),
-        Err(error) if matches!(error.kind(), crate::ErrorKind::Path { .. }) => Ok(false),
+        Err(error) if error.is_path_problem() => Ok(false),
         Err(error) => Err(error),
     }
 }
@@ -40,7 +40,7 @@ fn exists(mounts: &MountTable, path: &GuestPath) -> Result<bool> {
 fn matching(mounts: &MountTable, directory: &GuestPath, pattern: &[u8], found: &mut Vec<GuestPath>) -> Result<()> {
     let location = match mounts.resolve(directory, Follow::Links) {
         Ok(location) => location,
-        Err(error) if matches!(error.kind(), crate::ErrorKind::Path { .. }) => return Ok(()),
+        Err(error) if error.is_path_problem() => return Ok(()),
         Err(error) => return Err(error),
     };
     if location.metadata()?.file_type != FileType::Dir {
