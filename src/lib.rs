@@ -46,6 +46,7 @@ pub mod inspect;
 pub mod limits;
 pub mod ops;
 pub mod progress;
+mod sys;
 pub mod volume;
 
 pub use error::{Corrupt, Error, ErrorKind, PathProblem, Place, Result};

@@ -13,6 +13,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("bytes", &[]),
     ("error", &["progress"]),
     ("limits", &[]),
+    ("sys", &[]),
     ("progress", &[]),
     ("block", &["progress"]),
     ("volume", &["block"]),
@@ -26,7 +27,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("batch", &["guestfs", "cache", "remote", "ops", "sandbox", "progress"]),
 ];
 
-const EVERYONE: &[&str] = &["error", "bytes", "limits"];
+const EVERYONE: &[&str] = &["error", "bytes", "limits", "sys"];
 
 const LINES: usize = 800;
 

@@ -25,8 +25,13 @@ mod ova;
 mod overlay;
 mod probe;
 pub mod qcow2;
+mod raw;
 mod slice;
+pub mod vdi;
+pub mod vhd;
+pub mod vhdx;
 pub mod vmdk;
+mod writer;
 
 use std::fmt;
 use std::fs::File;
@@ -38,10 +43,11 @@ pub use gate::{AllowDirectories, DenyAll, Gated, OpenGate, Reference, ReferenceK
 pub use info::{FormatSpecific, ImageInfo, SnapshotInfo};
 pub use lru::Lru;
 pub use memory::Memory;
-pub use open::{Image, OpenOptions, open, open_device};
+pub use open::{Image, OpenOptions, open, open_device, open_writable};
 pub use overlay::Overlay;
 pub use probe::{ImageFormat, probe};
 pub use slice::Slice;
+pub use writer::{Compression, CompressionKind, ImageWriter, NewImage, Pack, Placed, Preallocation, Zeroes, new_image};
 
 use crate::error::{Error, Result};
 
@@ -62,6 +68,30 @@ pub trait BlockDevice: Send + Sync + fmt::Debug {
     fn host_range(&self, _range: Range<u64>) -> Option<HostRange<'_>> {
         None
     }
+
+    /// What `qemu-img map` tells of the beginning of `range`: the extent, and which image of a chain holds it.
+    /// A device without layers answers for itself.
+    fn status(&self, range: Range<u64>) -> Result<Status> {
+        let Extent { kind, len } = self.next_extent(range)?;
+        Ok(Status { len, kind, depth: 0, allocated: true, compressed: false, offset: None })
+    }
+}
+
+/// An extent and where it comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Status {
+    /// Its length in bytes, never zero.
+    pub len: u64,
+    /// What is known of its bytes.
+    pub kind: ExtentKind,
+    /// How many images lie above the one that decides this extent: 0 for the image itself, 1 for its backing file …
+    pub depth: u32,
+    /// Whether an image of the chain holds it; a hole that no image has an entry for is not allocated.
+    pub allocated: bool,
+    /// Whether it is stored compressed.
+    pub compressed: bool,
+    /// Where it lies unchanged in the file of that image.
+    pub offset: Option<u64>,
 }
 
 /// A device that can be changed. What was written is seen by every later read of any thread.
@@ -71,6 +101,12 @@ pub trait BlockWrite: BlockDevice {
 
     /// Makes `range` read as zeroes.
     fn write_zeroes(&self, range: Range<u64>) -> Result<()>;
+
+    /// Says that nobody needs the bytes of `range` any more: they may read as before or as zeroes. Advice, so doing
+    /// nothing is right.
+    fn discard(&self, _range: Range<u64>) -> Result<()> {
+        Ok(())
+    }
 
     /// Returns when everything written is as durable as the device can make it.
     fn flush(&self) -> Result<()>;
@@ -173,5 +209,8 @@ impl<T: BlockDevice + ?Sized> BlockDevice for std::sync::Arc<T> {
     }
     fn host_range(&self, range: Range<u64>) -> Option<HostRange<'_>> {
         (**self).host_range(range)
+    }
+    fn status(&self, range: Range<u64>) -> Result<Status> {
+        (**self).status(range)
     }
 }

@@ -9,7 +9,7 @@ use super::info::ImageInfo;
 use super::probe::{ImageFormat, probe};
 use super::qcow2::Qcow2;
 use super::vmdk::Vmdk;
-use super::{BlockDevice, HostFile, ova};
+use super::{BlockDevice, BlockWrite, HostFile, ova};
 use crate::error::{Error, Result};
 use crate::limits;
 
@@ -106,6 +106,13 @@ fn open_path(path: &Path, options: &OpenOptions, follow: bool) -> Result<Image> 
     Ok(image)
 }
 
+/// Opens the image at `path` for reading and writing in place, under the image lock. Formats that cannot be changed in
+/// place are [`Unsupported`](crate::ErrorKind::Unsupported).
+pub fn open_writable(path: &Path, options: &OpenOptions) -> Result<Arc<dyn BlockWrite>> {
+    let _ = options;
+    Err(Error::unsupported("image", "writing in place").in_image(path.display()))
+}
+
 /// Opens an image that is itself a device: a member of an archive, a file inside a guest. It has no directory, so it can
 /// name no other file.
 pub fn open_device(file: Arc<dyn BlockDevice>, name: &Path, format: Option<ImageFormat>) -> Result<Image> {
@@ -144,6 +151,9 @@ pub(crate) fn open_format(
             let info = image.info(filename);
             (Arc::new(image), info)
         }
+        ImageFormat::Vdi => super::vdi::open(file, context, filename)?,
+        ImageFormat::Vhd => super::vhd::open(file, context, filename)?,
+        ImageFormat::Vhdx => super::vhdx::open(file, context, filename)?,
         ImageFormat::Ova => {
             let mut image = ova::open(&file, context)?;
             image.info.filename = filename;

@@ -26,11 +26,18 @@ pub enum ImageFormat {
     Vmdk,
     /// A tar with an OVF description and disks, as OVF 1.x defines.
     Ova,
+    /// VirtualBox disk image.
+    Vdi,
+    /// Virtual hard disk of Connectix and Microsoft, which QEMU calls vpc.
+    #[serde(rename = "vpc")]
+    Vhd,
+    /// Virtual hard disk version 2 of Microsoft.
+    Vhdx,
 }
 
 impl ImageFormat {
     /// All of them, in the order they are probed.
-    pub const ALL: [Self; 4] = [Self::Qcow2, Self::Vmdk, Self::Ova, Self::Raw];
+    pub const ALL: [Self; 7] = [Self::Qcow2, Self::Vmdk, Self::Vdi, Self::Vhd, Self::Vhdx, Self::Ova, Self::Raw];
 
     /// The name that the command line and JSON use.
     #[must_use]
@@ -40,6 +47,9 @@ impl ImageFormat {
             Self::Qcow2 => "qcow2",
             Self::Vmdk => "vmdk",
             Self::Ova => "ova",
+            Self::Vdi => "vdi",
+            Self::Vhd => "vpc",
+            Self::Vhdx => "vhdx",
         }
     }
 }
@@ -54,6 +64,8 @@ impl FromStr for ImageFormat {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
+        // Everyone but QEMU says vhd.
+        let name = if name.eq_ignore_ascii_case("vhd") { "vpc" } else { name };
         let found = Self::ALL.into_iter().find(|format| format.name().eq_ignore_ascii_case(name));
         found.ok_or_else(|| Error::unsupported("image", format!("format '{}'", crate::bytes::escape(name.as_bytes()))))
     }

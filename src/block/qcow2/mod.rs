@@ -29,6 +29,7 @@ mod snapshots;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod writer;
 
 use std::ops::Range;
 use std::path::Path;
@@ -40,6 +41,7 @@ use self::disk::{Disk, Parts};
 use self::extensions::Extensions;
 use self::header::{Encryption, Header, L1Table};
 use self::snapshots::Snapshot;
+pub(crate) use self::writer::writer;
 use super::gate::{Reference, ReferenceKind};
 use super::info::FormatSpecific;
 use super::open::OpenContext;

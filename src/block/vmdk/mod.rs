@@ -16,6 +16,7 @@ mod descriptor;
 mod grain;
 mod header;
 mod sparse;
+mod writer;
 
 use std::ops::Range;
 use std::path::Path;
@@ -31,6 +32,8 @@ use super::{
 use crate::bytes::{to_u64, to_usize};
 use crate::error::{Error, Result};
 use crate::limits;
+
+pub(crate) use writer::writer;
 
 use descriptor::{Descriptor, ExtentLine, ExtentType, NO_PARENT};
 use sparse::{Caches, Place, Sparse};
