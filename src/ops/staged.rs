@@ -61,6 +61,15 @@ impl Staged {
         self.path.as_deref().unwrap_or(&self.target)
     }
 
+    /// A file without a name in the same directory.
+    pub(super) fn scratch(&self) -> Result<File> {
+        use rustix::fs::{Mode, OFlags};
+        let directory = directory_of(&self.target);
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        let made = rustix::fs::open(directory, flags, Mode::RUSR | Mode::WUSR);
+        made.map(File::from).map_err(|errno| Error::io("create a file in", directory.display(), errno))
+    }
+
     /// Makes the content durable.
     pub(super) fn sync(&self) -> Result<()> {
         self.file.sync_all().map_err(|error| Error::io("sync", self.target.display(), error))

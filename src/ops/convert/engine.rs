@@ -10,9 +10,9 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::super::zero::{for_each_run, is_zero};
 use super::Converted;
-use super::plan::{Cut, Item, Plan, Work};
+use super::plan::{CLONE_ALIGNMENT, Cut, Item, Plan, Work};
 use super::target::Target;
-use crate::block::{BlockDevice, Pack, Placed, Zeroes};
+use crate::block::{BlockDevice, ExtentKind, Pack, Placed, Zeroes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::Progress;
 
@@ -52,7 +52,7 @@ enum What {
 pub(super) fn run(job: &Job<'_>) -> Result<Converted> {
     let cut = Cut {
         unit: job.target.unit(),
-        clone: job.clone && job.target.packer().is_none() && job.below.is_none(),
+        clone: job.clone && job.target.packer().is_none() && job.below.is_none() && can_clone(job)?,
         zeroes: job.place_zeroes || job.target.zeroes() != Zeroes::LeaveOut,
         read_all: job.below.is_some(),
     };
@@ -74,6 +74,30 @@ pub(super) fn run(job: &Job<'_>) -> Result<Converted> {
         Some(error) => Err(error),
         None => Ok(engine.tally.converted(job.source.size())),
     }
+}
+
+/// Whether the host can let the target share the source's storage: the first data that could be cloned is tried.
+fn can_clone(job: &Job<'_>) -> Result<bool> {
+    const EXTENTS: usize = 256;
+    if !job.target.unit().is_multiple_of(CLONE_ALIGNMENT) {
+        return Ok(false);
+    }
+    let (size, mut at) = (job.source.size(), 0);
+    for _ in 0..EXTENTS {
+        if at >= size {
+            break;
+        }
+        let extent = job.source.next_extent(at..size)?;
+        if extent.kind == ExtentKind::Data
+            && let Some(there) = job.source.host_range(at..at + extent.len)
+            && there.offset.is_multiple_of(CLONE_ALIGNMENT)
+            && there.len >= CLONE_ALIGNMENT
+        {
+            return Ok(job.target.can_clone(&there));
+        }
+        at += extent.len.max(1);
+    }
+    Ok(false)
 }
 
 struct Engine<'a, 'j> {
@@ -154,12 +178,12 @@ impl Engine<'_, '_> {
         let whole = |what| vec![Run { range: item.range.clone(), what }];
         let runs = match &item.work {
             Work::Zero => whole(What::Zero),
-            Work::Clone => whole(What::Plain),
+            Work::Clone(_) => whole(What::Plain),
             Work::Read(parts) => self.read(item, parts, buffers)?,
         };
         let Some(places) = self.turnstile.pass(item.ticket, || self.place(runs))? else { return Ok(()) };
-        match item.work {
-            Work::Clone => self.clone(&places, buffers),
+        match &item.work {
+            Work::Clone(parts) => self.clone(parts, &places, buffers),
             _ => self.write(item, places, buffers),
         }
     }
@@ -280,26 +304,39 @@ impl Engine<'_, '_> {
         Ok(())
     }
 
-    /// Clones what was placed; where the host refuses it is read and written.
-    fn clone(&self, places: &[(Range<u64>, What, Placed)], buffers: &mut Buffers) -> Result<()> {
-        const READ: u64 = 1 << 20;
+    /// Clones `parts` to where they were placed; where the host refuses it they are read and written.
+    fn clone(&self, parts: &[Range<u64>], places: &[(Range<u64>, What, Placed)], buffers: &mut Buffers) -> Result<()> {
         for (range, _, placed) in places {
-            let shared = self.job.source.host_range(range.clone()).filter(|there| there.len >= placed.len);
-            if shared.is_some_and(|there| self.job.target.clone_from(&there, *placed)) {
-                add(&self.tally.cloned, placed.len);
-                continue;
+            let inside = parts.iter().map(|part| part.start.max(range.start)..part.end.min(range.end));
+            for part in inside.filter(|part| !part.is_empty()) {
+                let at = Placed {
+                    offset: placed.offset + (part.start - range.start),
+                    len: part.end - part.start,
+                    file: placed.file,
+                };
+                let there = self.job.source.host_range(part.clone()).filter(|there| there.len >= at.len);
+                if there.is_some_and(|there| self.job.target.clone_from(&there, at)) {
+                    add(&self.tally.cloned, at.len);
+                } else {
+                    self.copy(part, at, buffers)?;
+                }
             }
-            let mut done = 0;
-            while done < placed.len {
-                let len = (placed.len - done).min(READ);
-                let bytes = room(&mut buffers.data, len as usize);
-                self.job.source.read_exact_at(bytes, range.start + done)?;
-                self.job.target.write(Placed { offset: placed.offset + done, len, ..*placed }, bytes)?;
-                done += len;
-            }
-            add(&self.tally.read, placed.len);
-            add(&self.tally.stored, placed.len);
         }
+        Ok(())
+    }
+
+    fn copy(&self, part: Range<u64>, to: Placed, buffers: &mut Buffers) -> Result<()> {
+        const READ: u64 = 1 << 20;
+        let mut done = 0;
+        while done < to.len {
+            let len = (to.len - done).min(READ);
+            let bytes = room(&mut buffers.data, len as usize);
+            self.job.source.read_exact_at(bytes, part.start + done)?;
+            self.job.target.write(Placed { offset: to.offset + done, len, ..to }, bytes)?;
+            done += len;
+        }
+        add(&self.tally.read, to.len);
+        add(&self.tally.stored, to.len);
         Ok(())
     }
 }

@@ -13,6 +13,9 @@ const PIECE: u64 = 1 << 20;
 /// Bytes that are cloned at a time. It costs no memory, but progress and cancelling want pieces.
 const CLONED_PIECE: u64 = 64 << 20;
 
+/// The block of the filesystems that share storage.
+pub(super) const CLONE_ALIGNMENT: u64 = 4096;
+
 /// Zeroes that are noted or allocated at a time.
 const ZERO_PIECE: u64 = 64 << 20;
 
@@ -30,8 +33,8 @@ pub(super) struct Item {
 pub(super) enum Work {
     /// Read these parts of the range, which may hold data; the rest is known to be zero.
     Read(Vec<Range<u64>>),
-    /// All of it lies in a host file; clone it.
-    Clone,
+    /// These parts of the range lie in a host file, aligned: clone them. The rest is known to be zero.
+    Clone(Vec<Range<u64>>),
     /// All of it is known to be zero, and the target wants to know.
     Zero,
 }
@@ -96,11 +99,10 @@ impl<'a> Plan<'a> {
                 let end = units_end.min(at + ZERO_PIECE.max(self.cut.unit));
                 return Ok(Some(self.item(end, Work::Zero)));
             }
-            if self.cut.clone && kind == ExtentKind::Data && units_end > at {
-                let end = units_end.min(at + CLONED_PIECE.max(self.cut.unit));
-                if let Some(end) = self.clonable(at..end) {
-                    return Ok(Some(self.item(end, Work::Clone)));
-                }
+            if self.cut.clone
+                && let Some(item) = self.clone_item()?
+            {
+                return Ok(Some(item));
             }
             return self.read_item().map(Some);
         }
@@ -114,12 +116,46 @@ impl<'a> Plan<'a> {
         Item { ticket: self.tickets - 1, range, work }
     }
 
-    /// How far `run` can be cloned: aligned as every reflink filesystem wants it, in whole units.
-    fn clonable(&self, run: Range<u64>) -> Option<u64> {
-        const ALIGNMENT: u64 = 4096;
+    /// How far `run` can be cloned: to a multiple of the block of every reflink filesystem, from and to such.
+    fn clonable(&self, run: &Range<u64>) -> Option<u64> {
         let there = self.source.host_range(run.clone())?;
-        let len = there.len.min(run.end - run.start) / ALIGNMENT.max(self.cut.unit) * ALIGNMENT.max(self.cut.unit);
-        (there.offset.is_multiple_of(ALIGNMENT) && len > 0).then(|| run.start + len)
+        let len = there.len.min(run.end - run.start) / CLONE_ALIGNMENT * CLONE_ALIGNMENT;
+        let aligned = (there.offset | run.start).is_multiple_of(CLONE_ALIGNMENT);
+        (aligned && len > 0).then(|| run.start + len)
+    }
+
+    /// Units whose data can all be cloned, if the next ones are such.
+    fn clone_item(&mut self) -> Result<Option<Item>> {
+        let (start, size, unit) = (self.at, self.source.size(), self.cut.unit);
+        let last = size.min(start + CLONED_PIECE.max(unit));
+        let mut parts: Vec<Range<u64>> = Vec::new();
+        let mut at = start;
+        while at < last {
+            let (run, kind) = self.extent(at)?;
+            if kind == ExtentKind::Data {
+                let Some(end) = self.clonable(&(at..run.end.min(last))) else { break };
+                parts.push(at..end);
+                at = end;
+            } else if self.has_whole_unit(&run) {
+                at = round_up(at, unit).min(last);
+                break;
+            } else {
+                at = run.end.min(last);
+            }
+        }
+        let end = if at == size { size } else { start + (at - start) / unit * unit };
+        parts.retain_mut(|part| {
+            part.end = part.end.min(end);
+            part.start < part.end
+        });
+        let found = end > start && !parts.is_empty();
+        Ok(found.then(|| self.item(end, Work::Clone(parts))))
+    }
+
+    /// Whether zeroes at `run`, whose first unit may have begun before, fill a whole unit.
+    fn has_whole_unit(&self, run: &Range<u64>) -> bool {
+        let first = round_up(run.start, self.cut.unit);
+        first + self.cut.unit <= run.end || (run.end == self.source.size() && first < run.end)
     }
 
     /// At most a piece that begins with data; it ends before whole units of zeroes.
@@ -136,12 +172,9 @@ impl<'a> Plan<'a> {
                     Some(part) if part.end == at => part.end = end,
                     _ => parts.push(at..end),
                 }
-            } else {
-                let first_unit = round_up(at, self.cut.unit);
-                if first_unit + self.cut.unit <= run.end || (run.end == size && first_unit < size) {
-                    at = first_unit.min(last);
-                    break;
-                }
+            } else if self.has_whole_unit(&run) {
+                at = round_up(at, self.cut.unit).min(last);
+                break;
             }
             at = end;
         }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::super::staged::{Staged, publish_all};
+use super::plan::CLONE_ALIGNMENT;
 use crate::block::{
     BlockWrite, Gated, HostRange, ImageWriter, NewImage, OpenGate, Pack, Placed, Preallocation, Reference, Zeroes,
     new_image,
@@ -40,6 +41,11 @@ pub(crate) trait Target: Sync {
 
     /// Writes `bytes` at a place.
     fn write(&self, at: Placed, bytes: &[u8]) -> Result<()>;
+
+    /// Whether the host can let this target share the storage of `from`.
+    fn can_clone(&self, _from: &HostRange<'_>) -> bool {
+        false
+    }
 
     /// Lets the place share the storage of `from`; false when the host cannot do that.
     fn clone_from(&self, _from: &HostRange<'_>, _at: Placed) -> bool {
@@ -171,6 +177,13 @@ impl Target for NewFiles {
         let staged = self.file(at)?;
         let written = staged.file.write_all_at(bytes, at.offset);
         written.map_err(|error| Error::io("write", staged.target().display(), error))
+    }
+
+    /// Tried out on a file without a name, so that nothing is left in the image's own.
+    fn can_clone(&self, from: &HostRange<'_>) -> bool {
+        let Some(first) = self.staged.first() else { return false };
+        let Ok(scratch) = first.scratch() else { return false };
+        crate::sys::clone_range(from.file, from.offset, CLONE_ALIGNMENT, &scratch, 0).is_ok()
     }
 
     fn clone_from(&self, from: &HostRange<'_>, at: Placed) -> bool {
