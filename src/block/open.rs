@@ -111,6 +111,9 @@ impl ImageInfo {
             let opened = open_format(Arc::new(file), reference.format, &context);
             let mut info = opened.map_err(|error| error.in_image(below.display()))?.info;
             info.actual_size = Some(allocated);
+            if let Some(name) = chain.last().and_then(|above| above.full_backing_filename.clone()) {
+                info.filename = name;
+            }
             chain.push(info);
             path = below;
         }
