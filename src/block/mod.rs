@@ -27,6 +27,7 @@ mod probe;
 pub mod qcow2;
 mod raw;
 mod slice;
+mod split;
 pub mod vdi;
 pub mod vhd;
 pub mod vhdx;

@@ -99,9 +99,9 @@ fn open_path(path: &Path, options: &OpenOptions, follow: bool) -> Result<Image> 
         crate::ErrorKind::Io { .. } => error,
         _ => named(error),
     })?;
-    let allocated = file.allocated()?;
+    let (file, allocated) = super::split::join(path, file).map_err(named)?;
     let context = OpenContext { path, gate: &*options.gate, depth: 0, follow, snapshot };
-    let mut image = open_format(Arc::new(file), options.format, &context).map_err(named)?;
+    let mut image = open_format(file, options.format, &context).map_err(named)?;
     image.info.actual_size = Some(allocated);
     Ok(image)
 }
