@@ -32,6 +32,7 @@ pub mod vdi;
 pub mod vhd;
 pub mod vhdx;
 pub mod vmdk;
+mod wrapped;
 mod writer;
 
 use std::fmt;
@@ -48,6 +49,7 @@ pub use open::{Image, OpenOptions, open, open_device, open_writable};
 pub use overlay::Overlay;
 pub use probe::{ImageFormat, probe};
 pub use slice::Slice;
+pub use wrapped::Container;
 pub use writer::{Compression, CompressionKind, ImageWriter, NewImage, Pack, Placed, Preallocation, Zeroes, new_image};
 
 use crate::error::{Error, Result};
