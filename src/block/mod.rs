@@ -27,10 +27,12 @@ mod probe;
 pub mod qcow2;
 mod raw;
 mod slice;
+mod split;
 pub mod vdi;
 pub mod vhd;
 pub mod vhdx;
 pub mod vmdk;
+mod wrapped;
 mod writer;
 
 use std::fmt;
@@ -47,6 +49,7 @@ pub use open::{Image, OpenOptions, open, open_device, open_writable};
 pub use overlay::Overlay;
 pub use probe::{ImageFormat, probe};
 pub use slice::Slice;
+pub use wrapped::Container;
 pub use writer::{Compression, CompressionKind, ImageWriter, NewImage, Pack, Placed, Preallocation, Zeroes, new_image};
 
 use crate::error::{Error, Result};

@@ -9,6 +9,7 @@ use super::info::ImageInfo;
 use super::probe::{ImageFormat, probe};
 use super::qcow2::Qcow2;
 use super::vmdk::Vmdk;
+use super::wrapped::{self, Container};
 use super::{BlockDevice, BlockWrite, HostFile, ova};
 use crate::error::{Error, Result};
 use crate::limits;
@@ -130,9 +131,9 @@ fn open_path(path: &Path, options: &OpenOptions, follow: bool) -> Result<Image> 
         crate::ErrorKind::Io { .. } => error,
         _ => named(error),
     })?;
-    let allocated = file.allocated()?;
+    let (file, allocated) = super::split::join(path, file).map_err(named)?;
     let context = OpenContext { path, gate: &*options.gate, depth: 0, follow, snapshot };
-    let mut image = open_format(Arc::new(file), options.format, &context).map_err(named)?;
+    let mut image = open_format(file, options.format, &context).map_err(named)?;
     image.info.actual_size = Some(allocated);
     Ok(image)
 }
@@ -157,6 +158,16 @@ pub(crate) fn open_format(
     context: &OpenContext<'_>,
 ) -> Result<Image> {
     let probed = format.is_none();
+    let container = container_of(&file, format, context)?;
+    let file = match container {
+        Some(container) => wrapped::open(file, container)?,
+        None => file,
+    };
+    if let (Some(outer), None) = (container, format)
+        && let Some(inner) = Container::probe(&file)?
+    {
+        return Err(Error::unsupported(outer.name(), format!("{} inside", inner.name())));
+    }
     let format = match format {
         Some(format) => format,
         None => probe(&file)?,
@@ -192,7 +203,19 @@ pub(crate) fn open_format(
         }
     };
     info.probed = probed;
+    info.compressed_container = container;
     Ok(Image { device, info })
+}
+
+/// What `file` is wrapped in. When the format is stated, it is that of the image inside if the user's own name for the
+/// file says that there is a container; a name in an image says nothing.
+fn container_of(
+    file: &dyn BlockDevice,
+    format: Option<ImageFormat>,
+    context: &OpenContext<'_>,
+) -> Result<Option<Container>> {
+    let found = Container::probe(file)?;
+    Ok(found.filter(|found| format.is_none() || (context.depth == 0 && found.names(context.path))))
 }
 
 /// `disk.qcow2#name` as `(disk.qcow2, name)`, unless a file of the whole name exists.

@@ -85,7 +85,7 @@ pub fn probe(file: &dyn BlockDevice) -> Result<ImageFormat> {
     if head.get(257..262) == Some(b"ustar") {
         return Ok(ImageFormat::Ova);
     }
-    let foreign: [(&[u8], usize, &str); 8] = [
+    let foreign: [(&[u8], usize, &str); 7] = [
         (b"COWD", 0, "vmdk ESX server sparse extents (COWD)"),
         (b"conectix", 0, "vhd"),
         (b"vhdxfile", 0, "vhdx"),
@@ -93,7 +93,6 @@ pub fn probe(file: &dyn BlockDevice) -> Result<ImageFormat> {
         (b"QED\0", 0, "qed"),
         (b"WithoutFreeSpace", 0, "parallels"),
         (b"WithouFreSpacExt", 0, "parallels"),
-        (b"\xfd7zXZ\0", 0, "xz-compressed images"),
     ];
     for (magic, at, name) in foreign {
         if head.get(at..).is_some_and(|rest| rest.starts_with(magic)) {
