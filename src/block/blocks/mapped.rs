@@ -168,14 +168,8 @@ impl<M: BlockMap> BlockDevice for Mapped<M> {
 
     fn status(&self, range: Range<u64>) -> Result<Status> {
         let run = self.some(&range)?;
-        let own = Status {
-            len: run.len,
-            kind: ExtentKind::Zero,
-            depth: 0,
-            allocated: true,
-            compressed: false,
-            offset: None,
-        };
+        let own =
+            Status { len: run.len, kind: ExtentKind::Zero, depth: 0, allocated: true, compressed: false, offset: None };
         match run.place {
             Place::Zero => Ok(own),
             Place::Data(host) => {

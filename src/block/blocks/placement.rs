@@ -172,14 +172,10 @@ pub(in crate::block) fn identifier(purpose: &str, size: u64, table: &blake3::Has
     id
 }
 
-/// The same identifier as Microsoft and VirtualBox store it: the first three groups little-endian.
-pub(in crate::block) fn mixed_endian(id: [u8; 16]) -> [u8; 16] {
-    let [a, b, c, d, e, f, g, h, rest @ ..] = id;
-    let mut mixed = [d, c, b, a, f, e, h, g, 0, 0, 0, 0, 0, 0, 0, 0];
-    if let Some(tail) = mixed.last_chunk_mut() {
-        *tail = rest;
-    }
-    mixed
+/// The same identifier as Microsoft and VirtualBox store it: the first three groups little-endian. And back.
+pub(in crate::block) const fn mixed_endian(id: [u8; 16]) -> [u8; 16] {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = id;
+    [d, c, b, a, f, e, h, g, i, j, k, l, m, n, o, p]
 }
 
 #[cfg(test)]
@@ -195,10 +191,7 @@ mod tests {
         assert!(placement.place(20..30).is_err());
         assert_eq!((placement.blocks(), placement.count(), placement.end()), (10, 6, 160));
         let table: Vec<_> = placement.table().collect();
-        assert_eq!(
-            table,
-            [None, Some(0), None, None, None, Some(1), Some(2), Some(3), Some(4), Some(5)]
-        );
+        assert_eq!(table, [None, Some(0), None, None, None, Some(1), Some(2), Some(3), Some(4), Some(5)]);
     }
 
     #[test]

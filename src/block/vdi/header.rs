@@ -55,7 +55,12 @@ pub(super) fn read(file: &dyn BlockDevice) -> Result<Header> {
     let map_len = header.blocks.saturating_mul(4);
     if header.block_map.saturating_add(map_len) > file.size() {
         let found = format!("{map_len} bytes at byte {:#x}", header.block_map);
-        return Err(record.corrupt("block map offset", 340, found, format!("a map inside the file of {}", file.size())));
+        return Err(record.corrupt(
+            "block map offset",
+            340,
+            found,
+            format!("a map inside the file of {}", file.size()),
+        ));
     }
     Ok(header)
 }

@@ -69,7 +69,8 @@ impl BlockMap for Map {
         // The disk's last block may be cut short by the file's end.
         let needed = self.header.size.saturating_sub(at.saturating_sub(within)).min(block_size);
         if start.saturating_add(needed) > self.file_size {
-            let (position, expected) = (self.entries.position(block), format!("a block inside {} bytes", self.file_size));
+            let (position, expected) =
+                (self.entries.position(block), format!("a block inside {} bytes", self.file_size));
             return Err(Error::corrupt(FORMAT, "block map entry", position, entry, expected));
         }
         Ok(Run { place: Place::Data(start.saturating_add(within)), len })

@@ -105,7 +105,13 @@ fn fits(footer: Footer, file_size: u64) -> Result<Footer> {
     let room = file_size.saturating_sub(SIZE);
     if footer.disk_type == DiskType::Fixed && footer.size > room {
         let at = room.saturating_add(48);
-        return Err(Error::corrupt(FORMAT, "current size", at, footer.size, format!("at most the file's {room} bytes")));
+        return Err(Error::corrupt(
+            FORMAT,
+            "current size",
+            at,
+            footer.size,
+            format!("at most the file's {room} bytes"),
+        ));
     }
     Ok(footer)
 }
@@ -126,9 +132,8 @@ fn parse(record: &Record<'_>) -> Result<Footer> {
         4 => DiskType::Differencing,
         other => return Err(record.corrupt("disk type", 60, other, "2, 3 or 4")),
     };
-    let geometry = u64::from(record.be16(56)?)
-        .saturating_mul(record.u8(58)?.into())
-        .saturating_mul(record.u8(59)?.into());
+    let geometry =
+        u64::from(record.be16(56)?).saturating_mul(record.u8(58)?.into()).saturating_mul(record.u8(59)?.into());
     let creator = record.array::<4>(28)?;
     let use_current = geometry == GEOMETRY_MAX || USE_CURRENT_SIZE.iter().any(|known| creator.starts_with(known));
     let current = record.be64(48)?;

@@ -129,7 +129,8 @@ impl BlockMap for Map {
         let data = bitmap.saturating_add(self.bitmap_size);
         let needed = self.size.saturating_sub(at.saturating_sub(within)).min(self.block_size);
         if data.saturating_add(needed) > self.file_size {
-            let (position, expected) = (self.entries.position(block), format!("a block inside {} bytes", self.file_size));
+            let (position, expected) =
+                (self.entries.position(block), format!("a block inside {} bytes", self.file_size));
             return Err(Error::corrupt(FORMAT, "BAT entry", position, entry, expected));
         }
         let place = Place::Data(data.saturating_add(within));

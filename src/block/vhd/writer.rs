@@ -140,8 +140,7 @@ impl VhdWriter {
         let filling = sectors.saturating_sub(self.placement.blocks());
         let entry = |place: Option<u64>| place.map_or(NOWHERE, |index| low_u32(self.bitmap(index))).to_be_bytes();
         let filling = (0..filling).map(|_| NOWHERE.to_be_bytes());
-        let table =
-            blocks::write_table(file, &self.name, TABLE, self.placement.table().map(entry).chain(filling))?;
+        let table = blocks::write_table(file, &self.name, TABLE, self.placement.table().map(entry).chain(filling))?;
         for index in 0..self.placement.count() {
             write(&[0xff; 512], self.bitmap(index).saturating_mul(SECTOR))?;
         }
