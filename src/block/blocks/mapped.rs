@@ -184,7 +184,8 @@ impl<M: BlockMap> BlockDevice for Mapped<M> {
                 }
                 // Past the end of a shorter parent its zeroes decide.
                 (None, Some(_)) => Ok(Status { depth: 1, ..own }),
-                (None, None) => Ok(Status { kind: ExtentKind::Hole, allocated: false, ..own }),
+                // Nothing could lie below, so the hole is this image's own.
+                (None, None) => Ok(Status { kind: ExtentKind::Hole, ..own }),
             },
         }
     }

@@ -29,9 +29,9 @@
 //! # The disk's size
 //!
 //! Two fields tell it and they differ. Virtual PC shows its guests cylinders × heads × sectors, which is less than the
-//! current size by up to a cylinder; others show the current size. As in QEMU, the current size counts when the creator
-//! is one that is known for it (`win `, `qem2`, `d2v `, `tap`, `CTXS`, `wa`), or when the geometry has the largest values
-//! that it can have and is too small to be meant; otherwise the geometry counts.
+//! current size by up to a cylinder; everyone else shows the current size. As in QEMU 10, the geometry counts when the
+//! creator is Virtual PC (`vpc `) or QEMU going by the geometry (`qemu`), unless it has the largest values that it can
+//! have and is too small to be meant. (Older versions of QEMU let the geometry count for all but a few creators.)
 
 use super::FORMAT;
 use crate::block::{BlockDevice, read_vec};
@@ -44,7 +44,7 @@ pub(super) const COOKIE: &[u8; 8] = b"conectix";
 /// 2040 GiB, the specification's limit.
 pub(super) const SIZE_MAX: u64 = 2040 << 30;
 const GEOMETRY_MAX: u64 = 65_535 * 16 * 255;
-const USE_CURRENT_SIZE: [&[u8]; 6] = [b"win ", b"qem2", b"d2v ", b"CTXS", b"tap", b"wa\0\0"];
+const USE_GEOMETRY: [&[u8; 4]; 2] = [b"vpc ", b"qemu"];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum DiskType {
@@ -135,7 +135,7 @@ fn parse(record: &Record<'_>) -> Result<Footer> {
     let geometry =
         u64::from(record.be16(56)?).saturating_mul(record.u8(58)?.into()).saturating_mul(record.u8(59)?.into());
     let creator = record.array::<4>(28)?;
-    let use_current = geometry == GEOMETRY_MAX || USE_CURRENT_SIZE.iter().any(|known| creator.starts_with(known));
+    let use_current = geometry == GEOMETRY_MAX || !USE_GEOMETRY.contains(&creator);
     let current = record.be64(48)?;
     let size = if use_current { current & !(SECTOR - 1) } else { geometry.saturating_mul(SECTOR) };
     if size > SIZE_MAX {
@@ -205,7 +205,7 @@ mod tests {
         for (creator, current, chs, size) in [
             (b"vpc ", 40_000u64, (17, 4, 1), 17 * 4 * 512u64),
             (b"qemu", 40_000, (17, 4, 1), 17 * 4 * 512),
-            (b"vbox", 40_000, (17, 4, 1), 17 * 4 * 512),
+            (b"vbox", 40_000, (17, 4, 1), 39_936),
             (b"vpc ", 40_000, (65_535, 16, 255), 39_936),
             (b"win ", 40_000, (17, 4, 1), 39_936),
             (b"qem2", 40_000, (17, 4, 1), 39_936),

@@ -1,7 +1,7 @@
 //! New VHD images, dynamic and fixed, of exactly the size asked for.
 //!
-//! The geometry cannot state every size, and readers that follow QEMU's rules believe the current size only of creators
-//! they know. So the creator is `qem2`, which QEMU itself writes to say that the current size counts; the geometry is the
+//! The geometry cannot state every size, and older versions of QEMU believe the current size only of creators they know.
+//! So the creator is `qem2`, which QEMU itself writes to say that the current size counts; the geometry is the
 //! specification's, for those who go by it. The time stamp is 0 (1 January 2000) and the unique ID comes from the disk's
 //! size and BAT, so that the same input gives the same file.
 //!

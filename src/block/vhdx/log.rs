@@ -14,7 +14,7 @@
 //! | 24 | 4 | DescriptorCount | |
 //! | 32 | 16 | LogGuid | the header's |
 //! | 48 | 8 | FlushedFileOffset | bytes; the file is at least as long |
-//! | 56 | 8 | LastFileOffset | bytes; the file is made as long |
+//! | 56 | 8 | LastFileOffset | bytes; the file is made as long, to whole MiB |
 //!
 //! | offset | size | data descriptor | zero descriptor |
 //! |---:|---:|---|---|
@@ -78,7 +78,9 @@ pub(super) fn replay(file: Arc<dyn BlockDevice>, header: &Header) -> Result<Arc<
             format!("at least {}", head.flushed),
         ));
     }
-    let mut replayed = Replayed::new(Arc::clone(&file), file.size().max(head.last));
+    // A file grows by whole MiB, though the entry may say where its last bytes end.
+    let grown = head.last.checked_next_multiple_of(MIB).unwrap_or(head.last);
+    let mut replayed = Replayed::new(Arc::clone(&file), file.size().max(grown));
     let mut budget = limits::VHDX_LOG_DESCRIPTORS;
     for (at, entry) in &active {
         limits::check("VHDX log descriptors", entry.descriptors, budget)?;

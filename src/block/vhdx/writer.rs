@@ -65,7 +65,10 @@ pub(crate) fn writer(new: &NewImage, name: &str) -> Result<Box<dyn ImageWriter>>
         return Err(Error::invalid(format!("blocks of vhdx have 1 MiB to 256 MiB, a power of two, not {block_size}")));
     }
     let chunk_ratio = div_rem(CHUNK_SECTORS.saturating_mul(SECTOR), block_size).0;
-    let bat = super::entries(size, block_size, chunk_ratio, false).saturating_mul(8).max(1).next_multiple_of(MIB);
+    // QEMU counts in 32 bits and takes the bitmaps of no blocks for those of 2³² - 1; for them it wants room too.
+    let room = if size == 0 { div_rem(u32::MAX.into(), chunk_ratio).0.saturating_add(1) } else { 0 };
+    let entries = super::entries(size, block_size, chunk_ratio, false).max(room);
+    let bat = entries.saturating_mul(8).next_multiple_of(MIB);
     let all = fixed || new.preallocation != Preallocation::Off;
     let placement = Placement::new(size, block_size, BAT.saturating_add(bat), block_size, all);
     Ok(Box::new(VhdxWriter { name: name.to_owned(), fixed, chunk_ratio, placement }))
