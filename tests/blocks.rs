@@ -70,8 +70,8 @@ pub fn same(left: &dyn BlockDevice, right: &dyn BlockDevice, what: &str) {
             for at in run.clone().step_by(MIB) {
                 let len = (run.end - at).min(MIB as u64);
                 let there = other.size().saturating_sub(at).min(len) as usize;
-                let mut expected = read_vec(other, at, if there == 0 { 0 } else { there })
-                    .unwrap_or_else(|error| panic!("{what}: {error}"));
+                let read = |at, len| read_vec(other, at, len).unwrap_or_else(|error| panic!("{what}: {error}"));
+                let mut expected = if there == 0 { Vec::new() } else { read(at, there) };
                 expected.resize(len as usize, 0);
                 assert!(read_vec(one, at, len as usize).unwrap() == expected, "{what}: {len} bytes at {at}");
             }

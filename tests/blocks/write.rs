@@ -103,8 +103,10 @@ fn qemu_img_reads_what_was_written() {
             write(&new(format, subformat, size), &disk, dir.path(), "image", 1 << 20);
             let written = std::fs::metadata(dir.path().join("image")).unwrap();
             assert!(subformat != "dynamic" || written.len() < 800 * MIB as u64, "{what}: {} bytes", written.len());
-            // A fixed VHD of no bytes begins with its footer, and QEMU looks for a dynamic header.
-            if (size <= 3 << 30 || subformat == "dynamic") && (size, format, subformat) != (0, "vpc", "fixed") {
+            // A fixed VHD of no bytes begins with its footer, and QEMU looks for a dynamic header. What has no holes for
+            // QEMU (VHDX, and what is stored whole) takes it long.
+            let slow = size > 1 << 30 && (format == "vhdx" || subformat != "dynamic");
+            if !slow && (size, format, subformat) != (0, "vpc", "fixed") {
                 compare(dir.path(), format, size);
             }
             if format != "vpc" {
@@ -149,7 +151,7 @@ fn block_sizes_and_preallocated_tables() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    sparse_disk(&dir.path().join("disk.raw"), 5 << 30, 12);
+    sparse_disk(&dir.path().join("disk.raw"), 600 << 20, 12);
     let disk = raw(&dir.path().join("disk.raw"));
     for (format, block_size, preallocation) in [
         (ImageFormat::Vhd, 512 << 10, Preallocation::Off),
