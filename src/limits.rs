@@ -22,6 +22,12 @@ pub const SNAPSHOT_TABLE_BYTES: u64 = 8 << 20;
 /// Extents of one multi-extent VMDK. Ours.
 pub const VMDK_EXTENTS: u64 = 4_096;
 
+/// Bytes of a VHDX log that was not emptied. Ours; Hyper-V and QEMU make it 1 MiB.
+pub const VHDX_LOG_BYTES: u64 = 64 << 20;
+
+/// Changes in a VHDX log. Ours; a log of 1 MiB holds about 250 changed sectors.
+pub const VHDX_LOG_DESCRIPTORS: u64 = 1 << 17;
+
 /// Headers in the tar of one OVA. Ours; real ones hold a description, a manifest and a few disks.
 pub const OVA_MEMBERS: u64 = 4_096;
 
