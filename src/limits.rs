@@ -10,6 +10,10 @@ pub const BACKING_CHAIN_DEPTH: u64 = 200;
 /// Bytes of one table that must be read whole (a qcow2 L1 table, a grain directory). QEMU's limit for the L1 table.
 pub const TABLE_BYTES: u64 = 32 << 20;
 
+/// Bytes of the L1 table, and of the refcount table, of a qcow2 image that is changed in place: both are kept in memory
+/// with a set of the clusters they name. Ours; 4 MiB stand for 256 TiB in clusters of 64 KiB.
+pub const QCOW2_WRITE_TABLE_BYTES: u64 = 4 << 20;
+
 /// Bytes of a text descriptor inside an image (VMDK, OVF). Ours; QEMU allows 1 MiB for VMDK.
 pub const DESCRIPTOR_BYTES: u64 = 1 << 20;
 

@@ -58,7 +58,8 @@ impl WritableFile {
             return Err(Error::invalid(format!("{} is neither a regular file nor a block device", path.display())));
         }
         let lock = Some(Lock::exclusive(&file, path)?);
-        let end = file.seek(SeekFrom::End(0)).map_err(|error| Error::io("seek to the end of", path.display(), error))?;
+        let end =
+            file.seek(SeekFrom::End(0)).map_err(|error| Error::io("seek to the end of", path.display(), error))?;
         let size = AtomicU64::new(end);
         Ok(Self { file, path: path.to_owned(), size, regular: kind.is_file(), _lock: lock })
     }

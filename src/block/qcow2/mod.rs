@@ -25,10 +25,14 @@ mod compressed;
 mod disk;
 mod extensions;
 mod header;
+mod refcounts;
+mod repair;
 mod snapshots;
+mod state;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod writable;
 mod writer;
 
 use std::ops::Range;
@@ -41,6 +45,7 @@ use self::disk::{Disk, Parts};
 use self::extensions::Extensions;
 use self::header::{Encryption, Header, L1Table};
 use self::snapshots::Snapshot;
+pub use self::writable::WritableQcow2;
 pub(crate) use self::writer::writer;
 use super::gate::{Reference, ReferenceKind};
 use super::info::FormatSpecific;

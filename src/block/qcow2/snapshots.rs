@@ -37,6 +37,10 @@ const LISTED: usize = 10;
 pub(super) struct Snapshot {
     /// Where its entry begins in the file.
     pub position: u64,
+    /// Where it ends, padding included.
+    pub end: u64,
+    /// Extra data past what is known.
+    pub unknown: Vec<u8>,
     pub l1: L1Table,
     pub info: SnapshotInfo,
 }
@@ -64,6 +68,8 @@ impl<'a> Entry<'a> {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         Ok(Snapshot {
             position: record.offset,
+            end: 0,
+            unknown: Vec::new(),
             l1: L1Table { offset: record.be64(0)?, size: record.be32(8)? },
             info: SnapshotInfo {
                 id: text(strings.slice(0, self.id_len)?),
@@ -96,14 +102,20 @@ pub(super) fn read(file: &Arc<dyn BlockDevice>, header: &Header) -> Result<Vec<S
         let strings_at = extra_at.saturating_add(entry.extra_len);
         let strings_len = to_u64(entry.id_len.saturating_add(entry.name_len));
         let strings = part(&file, strings_at, strings_len)?;
-        snapshots.push(entry.snapshot(
+        let mut snapshot = entry.snapshot(
             &Record::new(FORMAT, &extra, extra_at),
             &Record::new(FORMAT, &strings, strings_at),
             header.size,
-        )?);
+        )?;
         at = round_up(strings_at.saturating_add(strings_len), 8).unwrap_or(u64::MAX);
         let table_bytes = at.saturating_sub(header.snapshots_offset);
         limits::check("snapshot table bytes", table_bytes, limits::SNAPSHOT_TABLE_BYTES)?;
+        let unknown = entry.extra_len.saturating_sub(to_u64(EXTRA_BYTES));
+        if unknown > 0 {
+            snapshot.unknown = part(&file, extra_at.saturating_add(to_u64(EXTRA_BYTES)), unknown)?;
+        }
+        snapshot.end = at;
+        snapshots.push(snapshot);
     }
     Ok(snapshots)
 }
