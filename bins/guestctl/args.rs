@@ -42,6 +42,8 @@ pub enum Command {
     Df(cmd::df::Df),
     /// Show what an image file says about itself.
     Info(cmd::info::Info),
+    /// Check an image's tables, and repair them.
+    Check(cmd::check::Check),
     /// Print the JSON Schema of `inspect --json`.
     Schema(cmd::schema::Schema),
     /// Print a shell's completions.
@@ -82,6 +84,16 @@ pub struct GuestArgs {
     pub mount: Vec<String>,
 }
 
-fn format(name: &str) -> Result<ImageFormat, String> {
+/// How results are printed, in qemu-img's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Output {
+    /// For people.
+    Human,
+    /// For programs.
+    Json,
+}
+
+/// An image format by its name.
+pub fn format(name: &str) -> Result<ImageFormat, String> {
     name.parse().map_err(|_| format!("known formats: {}", ImageFormat::ALL.map(ImageFormat::name).join(", ")))
 }

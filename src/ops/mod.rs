@@ -3,6 +3,7 @@
 //! There is one walk ([`walk()`]); whatever looks at many files is an [`EntrySink`]. Parallel work starts here and above,
 //! never below, on the rayon pool that the caller is in; what comes out never depends on the number of threads.
 
+mod check;
 mod checksum;
 mod create;
 mod download;
@@ -12,6 +13,7 @@ mod long;
 mod staged;
 mod walk;
 
+pub use check::{CheckOptions, CheckReport, Repair, check};
 pub use checksum::{Algorithm, checksum};
 pub use create::create_raw;
 pub use download::{download, write_to};

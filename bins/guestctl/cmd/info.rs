@@ -2,11 +2,11 @@
 
 use std::io::Write;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use guestctl::block::{FormatSpecific, ImageInfo, OpenOptions};
 use guestctl::bytes::escape;
 
-use crate::args::ImageArgs;
+use crate::args::{ImageArgs, Output};
 use crate::exit::Outcome;
 use crate::print;
 
@@ -21,12 +21,6 @@ pub struct Info {
     /// The same choice in qemu-img's words.
     #[arg(long, value_enum, default_value_t = Output::Human, conflicts_with = "json")]
     output: Output,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Output {
-    Human,
-    Json,
 }
 
 impl Info {

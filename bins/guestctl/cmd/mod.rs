@@ -1,6 +1,7 @@
 //! One file per subcommand.
 
 pub mod cat;
+pub mod check;
 pub mod completions;
 pub mod df;
 pub mod download;
@@ -29,6 +30,7 @@ pub fn run(args: Args) -> Outcome {
         Command::Download(command) => command.run(),
         Command::Df(command) => command.run(),
         Command::Info(command) => command.run(),
+        Command::Check(command) => command.run(),
         Command::Completions(command) => command.run(),
         Command::Man(command) => command.run(),
         Command::Schema(command) => command.run(),

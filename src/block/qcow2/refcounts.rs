@@ -108,7 +108,7 @@ impl Width {
     }
 
     /// Sets count `index` of a block and says which bytes that are.
-    fn set(self, block: &mut [u8], index: usize, value: u64) -> Range<usize> {
+    pub(super) fn set(self, block: &mut [u8], index: usize, value: u64) -> Range<usize> {
         let (place, shift) = self.place(index);
         let Some(bytes) = block.get_mut(place.clone()) else { return 0..0 };
         if let [byte] = bytes {
@@ -186,10 +186,6 @@ impl Refcounts {
     /// Notes that metadata lies in these clusters.
     pub(super) fn add_metadata(&mut self, clusters: Range<u64>) {
         self.metadata.extend(clusters);
-    }
-
-    pub(super) fn max(&self) -> u64 {
-        self.width.max()
     }
 
     fn block_of(&self, cluster: u64) -> (usize, usize) {
