@@ -10,6 +10,25 @@ pub const BACKING_CHAIN_DEPTH: u64 = 200;
 /// Bytes of one table that must be read whole (a qcow2 L1 table, a grain directory). QEMU's limit for the L1 table.
 pub const TABLE_BYTES: u64 = 32 << 20;
 
+/// Bytes of the L1 table, and of the refcount table, of a qcow2 image that is changed in place: both are kept in memory
+/// with a set of the clusters they name. Ours; 4 MiB stand for 256 TiB in clusters of 64 KiB.
+pub const QCOW2_WRITE_TABLE_BYTES: u64 = 4 << 20;
+
+/// L1 table entries of a qcow2 image and its snapshots that a check looks at. Ours; QEMU's largest table has twice as many.
+pub const CHECK_L1_ENTRIES: u64 = 2 << 20;
+
+/// Bytes of the refcount table of a qcow2 image that is checked. QEMU's limit.
+pub const CHECK_REFCOUNT_TABLE_BYTES: u64 = 8 << 20;
+
+/// Bytes of memory for the references that a check counts: one for each cluster. Ours; 2 TiB of stored clusters of 64 KiB.
+pub const CHECK_COUNT_BYTES: u64 = 32 << 20;
+
+/// Clusters with 255 references and more. Ours; compressed clusters share one, snapshots share all.
+pub const CHECK_LARGE_COUNTS: u64 = 1 << 18;
+
+/// Entries of all bitmap tables of a qcow2 image. Ours; one stands for 32 GiB of disk by default.
+pub const CHECK_BITMAP_ENTRIES: u64 = 1 << 18;
+
 /// Bytes of a text descriptor inside an image (VMDK, OVF). Ours; QEMU allows 1 MiB for VMDK.
 pub const DESCRIPTOR_BYTES: u64 = 1 << 20;
 

@@ -52,6 +52,8 @@ pub enum Command {
     Convert(cmd::convert::Convert),
     /// Say how many bytes a new image would need.
     Measure(cmd::measure::Measure),
+    /// Check an image's tables, and repair them.
+    Check(cmd::check::Check),
     /// Print the JSON Schema of `inspect --json`.
     Schema(cmd::schema::Schema),
     /// Print a shell's completions.
@@ -97,6 +99,15 @@ pub struct GuestArgs {
     /// Mount this and do not inspect: a device, and where if not at /; repeatable.
     #[arg(short, long = "mount", value_name = "DEV[:MOUNTPOINT]", action = ArgAction::Append)]
     pub mount: Vec<String>,
+}
+
+/// How results are printed, in qemu-img's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Output {
+    /// For people.
+    Human,
+    /// For programs.
+    Json,
 }
 
 /// An image format by its name.

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use super::gate::{DenyAll, OpenGate, Reference};
 use super::info::ImageInfo;
 use super::probe::{ImageFormat, probe};
-use super::qcow2::Qcow2;
+use super::qcow2::{Qcow2, WritableQcow2};
 use super::vmdk::Vmdk;
 use super::wrapped::{self, Container};
-use super::{BlockDevice, BlockWrite, HostFile, ova};
+use super::{BlockDevice, BlockWrite, HostFile, WritableFile, ova};
 use crate::error::{Error, Result};
 use crate::limits;
 
@@ -68,6 +68,13 @@ impl OpenContext<'_> {
         let depth = self.depth.saturating_add(1);
         let context = OpenContext { path: &path, gate: self.gate, depth, follow: true, snapshot: None };
         open_format(Arc::new(file), reference.format, &context).map_err(|error| error.in_image(path.display()))
+    }
+
+    /// The file that this image names, open for writing and locked.
+    pub(crate) fn open_file_writable(&self, reference: &Reference) -> Result<WritableFile> {
+        limits::check("backing chain depth", self.depth.saturating_add(1), limits::BACKING_CHAIN_DEPTH)?;
+        let gated = self.gate.open(self.path, reference)?;
+        WritableFile::reopen(&gated.file, &gated.path)
     }
 
     /// The bytes of the file that this image names, as they are (a data file, a VMDK extent).
@@ -141,8 +148,20 @@ fn open_path(path: &Path, options: &OpenOptions, follow: bool) -> Result<Image> 
 /// Opens the image at `path` for reading and writing in place, under the image lock. Formats that cannot be changed in
 /// place are [`Unsupported`](crate::ErrorKind::Unsupported).
 pub fn open_writable(path: &Path, options: &OpenOptions) -> Result<Arc<dyn BlockWrite>> {
-    let _ = options;
-    Err(Error::unsupported("image", "writing in place").in_image(path.display()))
+    let file = Arc::new(WritableFile::open(path)?);
+    let named = |error: Error| error.in_image(path.display());
+    if options.snapshot.is_some() {
+        return Err(named(Error::invalid("an internal snapshot cannot be written")));
+    }
+    let format = options.format.map_or_else(|| probe(&file), Ok).map_err(named)?;
+    match format {
+        ImageFormat::Raw => Ok(file),
+        ImageFormat::Qcow2 => {
+            let context = OpenContext { path, gate: &*options.gate, depth: 0, follow: true, snapshot: None };
+            Ok(Arc::new(WritableQcow2::open(file, &context).map_err(named)?))
+        }
+        other => Err(named(Error::unsupported(other.name(), "writing in place"))),
+    }
 }
 
 /// Opens an image that is itself a device: a member of an archive, a file inside a guest. It has no directory, so it can

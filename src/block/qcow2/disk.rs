@@ -241,7 +241,7 @@ impl Disk {
 }
 
 /// Reads `part` from `offset` of `device`, zeroes where that passes its end.
-fn read_or_zero(device: &dyn BlockDevice, part: &mut [u8], offset: u64) -> Result<()> {
+pub(super) fn read_or_zero(device: &dyn BlockDevice, part: &mut [u8], offset: u64) -> Result<()> {
     let there = to_usize(device.size().saturating_sub(offset)).min(part.len());
     let (stored, past) = part.split_at_mut(there);
     past.fill(0);
