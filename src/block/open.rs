@@ -138,6 +138,9 @@ fn open_path(path: &Path, options: &OpenOptions, follow: bool) -> Result<Image> 
         crate::ErrorKind::Io { .. } => error,
         _ => named(error),
     })?;
+    if follow && super::writer_present(file.file()) {
+        log::warn!("{} is open for writing elsewhere: what is read may not fit together", path.display());
+    }
     let (file, allocated) = super::split::join(path, file).map_err(named)?;
     let context = OpenContext { path, gate: &*options.gate, depth: 0, follow, snapshot };
     let mut image = open_format(file, options.format, &context).map_err(named)?;
