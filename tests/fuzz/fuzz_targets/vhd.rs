@@ -2,6 +2,7 @@
 //! what is called a hole reads as zeroes.
 #![no_main]
 
+#[allow(dead_code, reason = "files are for other targets")]
 #[path = "../../support/look.rs"]
 mod look;
 #[path = "../../support/repair.rs"]
