@@ -457,7 +457,7 @@ fn errors_have_their_exit_codes_places_and_hints() {
         "ls",
         "nonsense",
         "ls --checksum sha256 @demo.qcow2",
-        "ls -f vdi @demo.qcow2",
+        "ls -f qed @demo.qcow2",
         "inspect --json --xml @demo.qcow2",
         "ls --json --checksum sha3 @demo.qcow2",
         "ls --allow-same-dir --allow-backing / @demo.qcow2",

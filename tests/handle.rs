@@ -92,7 +92,7 @@ fn a_failed_launch_can_be_tried_again() {
 #[test]
 fn drives_are_added_with_options() {
     let g = Guestfs::new().unwrap();
-    refused(g.add_drive_opts(demo(), Some("vdi"), true), "image: format 'vdi' is not supported");
+    refused(g.add_drive_opts(demo(), Some("qed"), true), "image: format 'qed' is not supported");
     g.add_drive_opts(demo(), Some("raw"), true).unwrap();
     g.add_drive_opts(demo(), None, false).unwrap();
     g.add_drive_with(demo(), DriveOptions { gate: Arc::new(SameDirectory), ..DriveOptions::default() }).unwrap();

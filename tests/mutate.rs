@@ -8,13 +8,15 @@
 
 #[path = "support/look.rs"]
 mod look;
+#[path = "support/repair.rs"]
+mod repair;
 mod support;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use guestctl::block::{BlockDevice, ImageFormat, Memory, open_device};
+use guestctl::block::{BlockDevice, ImageFormat, Memory, open_device, read_vec};
 use guestctl::volume::{lvm, scan};
 use look::{look_at_bytes, look_at_files};
 use support::{have, shell};
@@ -120,6 +122,27 @@ fn images() {
     ] {
         mutate(name, &["qemu-img"], &format!("{raw}; qemu-img convert -f raw {options} raw disk"), |file| {
             if let Ok(image) = open_device(file, Path::new("disk"), Some(format)) {
+                look_at_bytes(&image.device);
+            }
+        });
+    }
+}
+
+/// Little data, so that most damage meets structures; checksums are repaired.
+#[test]
+fn images_of_blocks() {
+    let raw =
+        "yes guest | head -c 1000 >raw; truncate -s 3M raw; printf x | dd of=raw bs=1M seek=2 conv=notrunc status=none";
+    let as_it_is: fn(&mut [u8]) = |_| ();
+    for (name, format, repair, options) in [
+        ("vdi", ImageFormat::Vdi, as_it_is, "-O vdi"),
+        ("vhd", ImageFormat::Vhd, repair::vhd, "-O vpc"),
+        ("vhdx", ImageFormat::Vhdx, repair::vhdx, "-O vhdx -o block_size=1M,block_state_zero=off"),
+    ] {
+        mutate(name, &["qemu-img"], &format!("{raw}; qemu-img convert -f raw {options} raw disk"), |file| {
+            let mut bytes = read_vec(&file, 0, file.size() as usize).unwrap();
+            repair(&mut bytes);
+            if let Ok(image) = open_device(Arc::new(Memory::new(bytes)), Path::new("disk"), Some(format)) {
                 look_at_bytes(&image.device);
             }
         });

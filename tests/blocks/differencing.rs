@@ -102,6 +102,16 @@ fn a_vhd_over_its_parent() {
     std::fs::write(dir.path().join("child"), &image).unwrap();
     let error = block::open(&dir.path().join("child"), &options("vpc")).unwrap_err();
     assert_eq!(error.as_corrupt().unwrap().field, "parent unique ID");
+
+    // Its own parent.
+    let own_id = image[68..84].to_vec();
+    image[512 + 40..512 + 56].copy_from_slice(&own_id);
+    let name = utf16(".\\child\0");
+    image[end..end + name.len()].copy_from_slice(&name);
+    seal(&mut image[512..1536], 36);
+    std::fs::write(dir.path().join("child"), &image).unwrap();
+    let error = block::open(&dir.path().join("child"), &options("vpc")).unwrap_err();
+    assert_eq!(error.exit_code(), 4, "{error}");
 }
 
 /// Puts a parent locator into the metadata and says in the file parameters that there is a parent.

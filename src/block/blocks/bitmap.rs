@@ -9,8 +9,9 @@ use crate::error::Result;
 
 const CHUNK: usize = 512;
 const CHUNK_BITS: u64 = 4096;
-/// Chunks kept: 256 KiB, and there may be 200 images.
+/// Chunks kept by the image itself, 256 KiB; each image below keeps half of the one above.
 const CHUNKS: usize = 512;
+const HALVINGS: u64 = 6;
 
 /// Which bit of a byte is its first sector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,8 +30,10 @@ pub(in crate::block) struct SectorBitmaps {
 }
 
 impl SectorBitmaps {
-    pub(in crate::block) fn new(file: Arc<dyn BlockDevice>, order: BitOrder) -> Self {
-        Self { file, order, chunks: Lru::new(CHUNKS) }
+    /// `depth` is how many images refer to this one.
+    pub(in crate::block) fn new(file: Arc<dyn BlockDevice>, order: BitOrder, depth: u64) -> Self {
+        let halvings = crate::bytes::low_u32(depth.min(HALVINGS));
+        Self { file, order, chunks: Lru::new(CHUNKS.wrapping_shr(halvings)) }
     }
 
     /// Whether bit `bit` of the bitmap at byte `start` of the file is set, and how many from there on are equal, at least
@@ -91,7 +94,7 @@ mod tests {
                 let within = at % 8;
                 byte >> (if order == BitOrder::LeastSignificantFirst { within } else { 7 - within }) & 1 == 1
             };
-            let bitmaps = SectorBitmaps::new(Arc::new(Memory::new(bytes.clone())), order);
+            let bitmaps = SectorBitmaps::new(Arc::new(Memory::new(bytes.clone())), order, 0);
             for start in 0..8192u64 {
                 let (set, len) = bitmaps.run(0, start, 8192 - start).unwrap();
                 assert!((start..start + len).all(|at| bit(at) == set), "{start} {len}");

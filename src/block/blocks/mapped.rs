@@ -58,6 +58,8 @@ pub(in crate::block) struct Mapped<M> {
     pub(in crate::block) map: M,
     /// Every block has its place from the beginning, so that holes of the file tell what was never written.
     pub(in crate::block) fixed: bool,
+    /// The file is not as it lies there (a log was replayed over it), so places in it are nobody else's business.
+    pub(in crate::block) moved: bool,
 }
 
 impl<M: BlockMap> Mapped<M> {
@@ -175,7 +177,7 @@ impl<M: BlockMap> BlockDevice for Mapped<M> {
             Place::Data(host) => {
                 let data = Extent { kind: ExtentKind::Data, len: run.len };
                 let Extent { kind, len } = if self.fixed { self.stored_extent(host, run.len)? } else { data };
-                Ok(Status { len, kind, offset: Some(host), ..own })
+                Ok(Status { len, kind, offset: (!self.moved).then_some(host), ..own })
             }
             Place::Unallocated => match (self.in_parent(range.start, run.len), &self.parent) {
                 (Some((parent, range)), _) => {
@@ -215,7 +217,7 @@ mod tests {
     fn blocks_come_from_the_file_the_parent_or_nowhere() {
         let file: Arc<dyn BlockDevice> = Arc::new(Memory::new((0..50).collect()));
         let parent: Arc<dyn BlockDevice> = Arc::new(Memory::new(vec![99; 15]));
-        let disk = Mapped { size: 45, file, parent: Some(parent), map: Backwards, fixed: false };
+        let disk = Mapped { size: 45, file, parent: Some(parent), map: Backwards, fixed: false, moved: false };
         let mut expected: Vec<u8> = (40..50).collect();
         expected.extend([99; 5]);
         expected.extend([0; 15]);

@@ -45,7 +45,7 @@ pub(crate) fn open(
     info.dirty_flag = Some(false);
     let (size, fixed) = (header.size, header.image_type == header::STATIC);
     let map = Map { file_size: file.size(), header, entries };
-    Ok((Arc::new(Mapped { size, file, parent: None, map, fixed }), info))
+    Ok((Arc::new(Mapped { size, file, parent: None, map, fixed, moved: false }), info))
 }
 
 /// The block map.

@@ -69,7 +69,7 @@ impl Opened {
         let footer = footer::read(&file)?;
         let (size, unique_id) = (footer.size, footer.unique_id);
         if footer.disk_type == DiskType::Fixed {
-            let disk = Mapped { size, file, parent: None, map: Identity, fixed: true };
+            let disk = Mapped { size, file, parent: None, map: Identity, fixed: true, moved: false };
             return Ok(Self { disk: Arc::new(disk), block_size: None, unique_id, parent: None });
         }
         let header = header::read(&file, &footer)?;
@@ -80,12 +80,13 @@ impl Opened {
             _ => None,
         };
         let entries = Entries::new(Arc::clone(&file), header.table, header.entries, Width::Be32, context.depth);
-        let bitmaps = differencing.then(|| SectorBitmaps::new(Arc::clone(&file), BitOrder::MostSignificantFirst));
+        let order = BitOrder::MostSignificantFirst;
+        let bitmaps = differencing.then(|| SectorBitmaps::new(Arc::clone(&file), order, context.depth));
         let block_size = header.block_size;
         // A bit for each sector, to whole sectors.
         let bitmap_size = block_size.div_euclid(SECTOR).div_ceil(8).next_multiple_of(SECTOR);
         let map = Map { entries, bitmaps, size, block_size, bitmap_size, file_size: file.size() };
-        let disk = Arc::new(Mapped { size, file, parent, map, fixed: false });
+        let disk = Arc::new(Mapped { size, file, parent, map, fixed: false, moved: false });
         Ok(Self { disk, block_size: Some(block_size), unique_id, parent: name })
     }
 }

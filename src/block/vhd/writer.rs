@@ -66,8 +66,13 @@ pub(crate) fn writer(new: &NewImage, name: &str) -> Result<Box<dyn ImageWriter>>
     } else {
         let table_end = blocks::table_end(TABLE, size, block_size, 4, SECTOR);
         let start = table_end.saturating_add(SECTOR).next_multiple_of(UNIT);
-        let all = new.preallocation != Preallocation::Off;
-        Placement::new(size, block_size, start, block_size.saturating_add(UNIT), all)
+        let stride = block_size.saturating_add(UNIT);
+        // Entries count sectors in 32 bits, and all blocks may be needed.
+        let end = blocks::blocks(size, block_size).saturating_mul(stride).saturating_add(start);
+        if div_rem(end, SECTOR).0 >= u64::from(NOWHERE) {
+            return Err(Error::invalid(format!("vpc with blocks of {block_size} bytes cannot hold {size}")));
+        }
+        Placement::new(size, block_size, start, stride, new.preallocation != Preallocation::Off)
     };
     Ok(Box::new(VhdWriter { name: name.to_owned(), fixed, placement }))
 }

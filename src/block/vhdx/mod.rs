@@ -89,6 +89,7 @@ struct Opened {
 impl Opened {
     fn new(file: Arc<dyn BlockDevice>, context: &OpenContext<'_>) -> Result<Self> {
         let header = header::read(&file)?;
+        let moved = header.log_guid != [0; 16];
         let file = log::replay(file, &header)?;
         let regions = header::regions(&file)?;
         let Metadata { block_size, size, sector_size, parent: locator } = metadata::read(&file, regions.metadata)?;
@@ -102,16 +103,17 @@ impl Opened {
             Some(locator) if context.follow => Some(open_parent(locator, context)?),
             _ => None,
         };
+        let order = BitOrder::LeastSignificantFirst;
         let map = Map {
             entries: Entries::new(Arc::clone(&file), regions.bat.offset, count, Width::Le64, context.depth),
-            bitmaps: locator.is_some().then(|| SectorBitmaps::new(Arc::clone(&file), BitOrder::LeastSignificantFirst)),
+            bitmaps: locator.is_some().then(|| SectorBitmaps::new(Arc::clone(&file), order, context.depth)),
             size,
             block_size,
             sector_size,
             chunk_ratio,
             file_size: file.size(),
         };
-        let disk = Arc::new(Mapped { size, file, parent, map, fixed: false });
+        let disk = Arc::new(Mapped { size, file, parent, map, fixed: false, moved });
         let parent = locator.map(|locator| locator.path);
         Ok(Self { disk, block_size, data_write_guid: header.data_write_guid, parent })
     }
