@@ -2,60 +2,58 @@
 # Times guestctl beside what a user would run instead, on one image: the same work, the results compared first, the
 # runs taken in turn (A B A B …) so that a machine whose speed drifts slows both, medians and their ratio printed.
 #
-#   benches/peers.sh IMAGE [RUNS]
+#   benches/peers.sh IMAGE [RUNS] [PART…]
 #
-# IMAGE is a raw disk with one ext4 root partition in it (a partition table, or the bare filesystem). Peers that are not
-# installed are named and left out; the kernel's mount needs root. guestctl is built in release mode.
+# IMAGE is a raw disk with one ext4 root partition in it (a partition table, or the bare filesystem). Parts: inside (files
+# and facts), convert, nbd; all without one. Converted images go to $GUESTCTL_BENCH_DIR, else to /dev/shm: memory, where
+# fsync(2) costs nothing, because qemu-img does without it. Peers that are not installed are named and left out; the
+# kernel's mount needs root. guestctl is built in release mode.
 set -euo pipefail
 export LC_ALL=C PATH="$PATH:/usr/sbin:/sbin"
 
-image=${1:?usage: benches/peers.sh IMAGE [RUNS]}
+image=$(realpath "${1:?usage: benches/peers.sh IMAGE [RUNS] [PART...]}")
 runs=${2:-7}
+parts=("${@:3}")
+[ ${#parts[@]} -gt 0 ] || parts=(inside convert nbd)
 here=$(cd "$(dirname "$0")/.." && pwd)
 cargo build --quiet --release --manifest-path "$here/Cargo.toml"
 guestctl=${CARGO_TARGET_DIR:-$here/target}/release/guestctl
 work=$(mktemp -d)
+fast=
 mounted=
 cleanup() {
     [ -z "$mounted" ] || umount "$work/mnt"
-    rm -rf "$work"
+    pkill -P $$ 2>/dev/null || true
+    rm -rf "$work" ${fast:+"$fast"}
 }
 trap cleanup EXIT
-
-root=$("$guestctl" inspect --json --no-applications "$image" | python3 -c 'import json,sys; print(json.load(sys.stdin)["operating_systems"][0]["root"])')
-offset=0
-case $root in
-/dev/sda?*) offset=$(sfdisk -J "$image" | python3 -c 'import json,sys
-n = int(sys.argv[1])
-print([p["start"] for p in json.load(sys.stdin)["partitiontable"]["partitions"] if int("".join(c for c in p["node"][-3:] if c.isdigit())) == n][0] * 512)' "${root#/dev/sda}") ;;
-esac
 cat "$image" >/dev/null # into the page cache
 
-# seconds COMMAND: the wall time of one run, output thrown away
+# seconds COMMAND [TIMES]: the wall time of one of so many runs in a row, output thrown away
 seconds() {
-    local begin=$EPOCHREALTIME
-    bash -c "$1" >/dev/null 2>"$work/stderr" || { echo "failed: $1" >&2; cat "$work/stderr" >&2; exit 1; }
+    local times=${2:-1} begin=$EPOCHREALTIME
+    bash -c "for _ in \$(seq $times); do $1; done" >/dev/null 2>"$work/stderr" || { echo "failed: $1" >&2; cat "$work/stderr" >&2; exit 1; }
     local end=$EPOCHREALTIME
-    awk -v a="$begin" -v b="$end" 'BEGIN { printf "%.6f\n", b - a }'
+    awk -v a="$begin" -v b="$end" -v n="$times" 'BEGIN { printf "%.6f\n", (b - a) / n }'
 }
 median() { sort -n | awk '{ v[NR] = $1 } END { print NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2 }'; }
 
-# compare WHAT PEER RUNS OURS THEIRS
+# compare WHAT PEER RUNS OURS THEIRS [TIMES]: short work is done TIMES times in a row, so that starting a shell is no part of it
 compare() {
-    local what=$1 peer=$2 n=$3 ours=$4 theirs=$5
-    seconds "$ours" >/dev/null
-    seconds "$theirs" >/dev/null
+    local what=$1 peer=$2 n=$3 ours=$4 theirs=$5 times=${6:-1}
+    seconds "$ours" "$times" >/dev/null
+    seconds "$theirs" "$times" >/dev/null
     : >"$work/a"
     : >"$work/b"
     for _ in $(seq "$n"); do
-        seconds "$ours" >>"$work/a"
-        seconds "$theirs" >>"$work/b"
+        seconds "$ours" "$times" >>"$work/a"
+        seconds "$theirs" "$times" >>"$work/b"
     done
     local a b
     a=$(median <"$work/a")
     b=$(median <"$work/b")
     awk -v what="$what" -v peer="$peer" -v a="$a" -v b="$b" \
-        'BEGIN { printf "%-22s %9.1f ms   %-24s %9.1f ms   %6.1fx\n", what, a * 1000, peer, b * 1000, b / a }'
+        'BEGIN { printf "%-22s %9.1f ms   %-24s %9.1f ms   %6.2fx\n", what, a * 1000, peer, b * 1000, b / a }'
 }
 same() { # WHAT FILE FILE
     cmp -s "$2" "$3" || { echo "$1: the results differ, nothing is timed" >&2; diff "$2" "$3" | head -5 >&2; exit 1; }
@@ -64,73 +62,7 @@ have() { command -v "$1" >/dev/null || { echo "left out: $1 is not installed"; f
 
 echo "$("$guestctl" version | head -1), $(nproc) processors, $(uname -sr), $image, $runs runs each"
 printf '%-22s %12s   %-24s %12s   %7s\n' work guestctl peer time ratio
-
-if have qemu-img; then
-    pick='import json,sys; i = json.load(sys.stdin); print(i["format"], i["virtual-size"], i["actual-size"])'
-    "$guestctl" info --json "$image" | python3 -c "$pick" >"$work/x"
-    qemu-img info --output=json "$image" | python3 -c "$pick" >"$work/y"
-    same info "$work/x" "$work/y"
-    compare info "qemu-img info" "$runs" "'$guestctl' info --json '$image'" "qemu-img info --output=json '$image'"
-fi
-
-if have debugfs; then
-    "$guestctl" cat "$image" /etc/passwd >"$work/x"
-    debugfs -R "cat /etc/passwd" "$image?offset=$offset" >"$work/y" 2>/dev/null
-    same "one file" "$work/x" "$work/y"
-    compare "one file" "debugfs cat" "$runs" "'$guestctl' cat '$image' /etc/passwd" "debugfs -R 'cat /etc/passwd' '$image?offset=$offset'"
-fi
-
-list="'$guestctl' ls -R --json '$image' / -m $root"
-if have fls; then
-    # fls shows names alone and rewrites bytes above ASCII, so the ASCII paths of what is allocated are compared.
-    "$guestctl" find -0 -m "$root" "$image" / | python3 -c 'import sys
-print("\n".join(sorted(p.decode() for p in sys.stdin.buffer.read().split(b"\0") if p and all(32 <= b < 127 for b in p))))' >"$work/x"
-    fls -r -p -u -o $((offset / 512)) "$image" 2>/dev/null | python3 -c 'import sys
-names = (line.rstrip(b"\n").split(b"\t", 1)[1] for line in sys.stdin.buffer if b"\t" in line)
-print("\n".join(sorted(n.decode() for n in names if all(32 <= b < 127 for b in n) and not n.startswith(b"$OrphanFiles"))))' >"$work/y"
-    # fls also folds a newline in a name into the listing; a name that is cut there is left out on both sides.
-    comm -12 "$work/x" "$work/y" >"$work/common"
-    if [ $(($(wc -l <"$work/x") - $(wc -l <"$work/common"))) -le 2 ]; then
-        compare "list with metadata" "fls -r (names only)" "$runs" "$list" "fls -r -p -o $((offset / 512)) '$image'"
-    else
-        echo "fls lists $(wc -l <"$work/y") paths, guestctl $(wc -l <"$work/x"): not timed"
-    fi
-fi
-if have 7z; then
-    dd if="$image" of="$work/root.ext4" bs=1M iflag=skip_bytes,count_bytes skip="$offset" conv=sparse status=none
-    compare "list with metadata" "7z l" "$runs" "$list" "7z l '$work/root.ext4'"
-    rm -f "$work/root.ext4"
-fi
-if [ "$(id -u)" = 0 ] && mkdir "$work/mnt" && mount -o "ro,loop,offset=$offset" "$image" "$work/mnt"; then
-    mounted=yes
-    "$guestctl" find -0 -m "$root" "$image" / | sort -z >"$work/x"
-    (cd "$work/mnt" && find . -mindepth 1 -xdev -printf '%P\0') | sort -z >"$work/y"
-    same "find on the kernel's mount" "$work/x" "$work/y"
-    compare "list with metadata" "find -printf, mounted" "$runs" "$list" "find '$work/mnt' -xdev -printf '%p %y %m %U %G %s %n %i %T@ %l\n'"
-
-    big=$(cd "$work/mnt" && find . -xdev -type f -printf '%b %P\n' | sort -n | tail -1 | cut -d' ' -f2-)
-    "$guestctl" ls --json --checksum sha256 -m "$root" "$image" "/$big" | python3 -c 'import json,sys; print(json.loads(sys.stdin.readline())["sha256"])' >"$work/x"
-    sha256sum <"$work/mnt/$big" | cut -d' ' -f1 >"$work/y"
-    same "sha256 of /$big" "$work/x" "$work/y"
-    compare "sha256, largest file" "sha256sum, mounted" "$runs" "'$guestctl' ls --json --checksum sha256 -m $root '$image' '/$big'" "sha256sum '$work/mnt/$big'"
-else
-    echo "left out: the kernel's own mount needs root and a loop device"
-fi
-
-if have virt-inspector; then
-    export LIBGUESTFS_BACKEND=direct
-    "$guestctl" inspect --xml "$image" >"$work/ours.xml"
-    virt-inspector --no-icon -a "$image" >"$work/theirs.xml"
-    facts='import sys, xml.etree.ElementTree as E
-system = E.parse(sys.argv[1]).getroot()[0]
-for name in "root name arch distro product_name major_version package_format hostname osinfo".split():
-    print(name, system.findtext(name))
-print(sorted(a.findtext("name") for a in system.find("applications")))'
-    python3 -c "$facts" "$work/ours.xml" >"$work/x"
-    python3 -c "$facts" "$work/theirs.xml" >"$work/y"
-    same inspect "$work/x" "$work/y"
-    compare "inspect" "virt-inspector" 1 "'$guestctl' inspect --xml '$image'" "virt-inspector --no-icon -a '$image'"
-fi
-if have virt-ls; then
-    compare "list with metadata" "virt-ls -lR" 1 "$list" "virt-ls -a '$image' -lR /"
-fi
+for part in "${parts[@]}"; do
+    # shellcheck source=/dev/null
+    source "$here/benches/peers/$part.sh"
+done
