@@ -23,6 +23,7 @@ mod qcow2;
 mod run;
 mod tables;
 mod vmdk;
+mod wrapped;
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -159,6 +159,11 @@ impl FastCommit {
         self.inodes.is_empty()
     }
 
+    /// Whether nothing is changed.
+    pub(in crate::fs::ext4) fn is_empty(&self) -> bool {
+        self.inodes.is_empty() && self.names.is_empty()
+    }
+
     /// The names in the directory `parent` that change, sorted. What each of them leads to says [`Self::lookup`].
     pub(in crate::fs::ext4) fn names(&self, parent: u32) -> impl Iterator<Item = &[u8]> {
         self.names.get(&parent).into_iter().flat_map(BTreeMap::keys).map(Vec::as_slice)
