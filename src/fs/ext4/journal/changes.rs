@@ -153,12 +153,6 @@ impl FastCommit {
         sorted
     }
 
-    /// Whether nothing changes.
-    #[cfg(test)]
-    pub(super) fn is_empty(&self) -> bool {
-        self.inodes.is_empty()
-    }
-
     /// Whether nothing is changed.
     pub(in crate::fs::ext4) fn is_empty(&self) -> bool {
         self.inodes.is_empty() && self.names.is_empty()
