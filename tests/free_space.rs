@@ -135,7 +135,7 @@ fn a_filesystem_in_use_keeps_what_its_journal_holds() {
         // The journal's commits come when they are asked for, and nothing is written back before the copy is made.
         let script = format!(
             "rm -rf tree; {TREE}; rm -f image; truncate -s 200M image; mke2fs -Fq -t ext4 {options} -d tree image; mkdir -p mnt
-            mount -o loop,noatime,commit=300 image mnt
+            mount -o loop,noatime,commit=300 image mnt; trap 'umount -q mnt || :' EXIT
             rm mnt/many/1* mnt/a/large; sync -f mnt
             head -c 5000000 /dev/urandom > mnt/new; cp -r mnt/many mnt/again; sync -f mnt
             rm -r mnt/again/2*; head -c 123456 /dev/urandom > mnt/last; sync mnt/last
