@@ -69,6 +69,9 @@ pub const XZ_PADDING_BYTES: u64 = 1 << 20;
 /// Frames and blocks of a zstd file that are visited to find where frames begin. Ours; 128 GiB of full blocks.
 pub const ZSTD_BLOCKS: u64 = 1 << 20;
 
+/// Runs of free space of one disk that are remembered; past this the shortest are forgotten. Ours; they take 16 MiB.
+pub const FREE_RUNS: usize = 1 << 20;
+
 /// Entries of one partition table, and logical partitions in one chain. Ours; GPT tables hold 128, Linux names 256.
 pub const PARTITIONS: u64 = 1_024;
 

@@ -21,7 +21,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("inspect", &["fs", "volume", "block"]),
     ("cache", &["fs", "block", "progress"]),
     ("remote", &["cache"]),
-    ("ops", &["fs", "block", "cache", "progress"]),
+    ("ops", &["fs", "volume", "block", "cache", "progress"]),
     ("guestfs", &["inspect", "ops", "cache", "fs", "volume", "block", "progress"]),
     ("sandbox", &[]),
     ("batch", &["guestfs", "cache", "remote", "ops", "sandbox", "progress"]),

@@ -20,7 +20,7 @@ mod resolve;
 mod subroot;
 
 use std::fmt;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 pub use listing::Listing;
@@ -78,6 +78,13 @@ pub trait Filesystem: Send + Sync + fmt::Debug {
 
     /// Sizes and free space.
     fn statfs(&self) -> Result<StatFs>;
+
+    /// Calls `visit` with runs of bytes of the filesystem's device that it says are free, in ascending order: no file, no
+    /// metadata and nothing that recovery needs is there. What is damaged counts as in use. A kind whose free space is not
+    /// read, or a filesystem whose word cannot be relied on, is [`Unsupported`](crate::ErrorKind).
+    fn free_extents(&self, _visit: &mut dyn FnMut(Range<u64>) -> Result<()>) -> Result<()> {
+        Err(Error::unsupported(self.identity().kind.name(), "free space"))
+    }
 
     /// What opening had to do so that the contents are true (journal transactions replayed, orphans found), in sentences
     /// for the user; empty for a clean filesystem.

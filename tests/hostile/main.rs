@@ -24,6 +24,7 @@ mod run;
 mod tables;
 mod vdi_vhd_vhdx;
 mod vmdk;
+mod wrapped;
 
 #[path = "../support/mod.rs"]
 mod support;

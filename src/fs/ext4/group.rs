@@ -2,10 +2,13 @@
 //!
 //! | offset | size | field |
 //! |---|---|---|
+//! | 0x00, 0x20 | 4+4 | bg_block_bitmap |
+//! | 0x04, 0x24 | 4+4 | bg_inode_bitmap |
 //! | 0x08, 0x28 | 4+4 | bg_inode_table |
 //! | 0x0c, 0x2c | 2+2 | bg_free_blocks_count, in clusters |
 //! | 0x0e, 0x2e | 2+2 | bg_free_inodes_count |
 //! | 0x12 | 2 | bg_flags |
+//! | 0x18, 0x38 | 2+2 | bg_block_bitmap_csum |
 //! | 0x1e | 2 | bg_checksum: low half of the crc32c (metadata_csum) or crc16 (uninit_bg) |
 //!
 //! The upper halves exist when s_desc_size ≥ 64. The table follows the superblock, or, with meta_bg, each of its blocks
@@ -22,8 +25,13 @@ use crate::error::Result;
 /// One group's descriptor.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct GroupDescriptor {
+    pub block_bitmap: u64,
+    pub inode_bitmap: u64,
     /// The first block of the group's inode table.
     pub inode_table: u64,
+    pub flags: u16,
+    /// The low half alone in short descriptors.
+    pub block_bitmap_csum: u32,
     /// Where the descriptor says so.
     pub offset: u64,
     pub free_clusters: u32,
@@ -45,9 +53,13 @@ impl GroupDescriptor {
         verify(record, superblock, group)?;
         let wide = superblock.desc_size >= 64;
         let high16 = |at: usize| if wide { record.le16(at).map(u32::from) } else { Ok(0) };
-        let inode_table = join_u64(if wide { record.le32(0x28)? } else { 0 }, record.le32(0x8)?);
+        let high32 = |at: usize| if wide { record.le32(at) } else { Ok(0) };
         Ok(Self {
-            inode_table,
+            block_bitmap: join_u64(high32(0x20)?, record.le32(0x0)?),
+            inode_bitmap: join_u64(high32(0x24)?, record.le32(0x4)?),
+            inode_table: join_u64(high32(0x28)?, record.le32(0x8)?),
+            flags: record.le16(0x12)?,
+            block_bitmap_csum: u32::from(record.le16(0x18)?) | high16(0x38)? << 16,
             offset: record.offset,
             free_clusters: u32::from(record.le16(0xc)?) | high16(0x2c)? << 16,
             free_inodes: u32::from(record.le16(0xe)?) | high16(0x2e)? << 16,
@@ -110,17 +122,25 @@ static CRC16: crc::Crc<u16> = crc::Crc::<u16>::new(&crc::CRC_16_MODBUS);
 /// lies before the first group, and the journal.
 pub(super) fn overhead_blocks(superblock: &Superblock, journal_bytes: u64) -> u64 {
     let block_size = u64::from(superblock.block_size);
-    let inode_table =
-        u64::from(superblock.inodes_per_group).saturating_mul(u64::from(superblock.inode_size)).div_ceil(block_size);
-    let in_group = |group| {
-        let copy =
-            if superblock.has_super(group) { u64::from(superblock.reserved_gdt_blocks).saturating_add(1) } else { 0 };
-        copy.saturating_add(descriptor_blocks(superblock, group)).saturating_add(inode_table).saturating_add(2)
-    };
+    let inode_table = inode_table_blocks(superblock);
+    let in_group = |group| base_blocks(superblock, group).saturating_add(inode_table).saturating_add(2);
     (0..superblock.group_count)
         .map(in_group)
         .fold(u64::from(superblock.first_data_block), u64::saturating_add)
         .saturating_add(div_rem(journal_bytes, block_size).0)
+}
+
+/// Blocks of a group's inode table.
+pub(super) fn inode_table_blocks(superblock: &Superblock) -> u64 {
+    let bytes = u64::from(superblock.inodes_per_group).saturating_mul(u64::from(superblock.inode_size));
+    bytes.div_ceil(u64::from(superblock.block_size))
+}
+
+/// Blocks at the beginning of `group`: the copy of the superblock, descriptors and what is reserved for more of them.
+pub(super) fn base_blocks(superblock: &Superblock, group: u32) -> u64 {
+    let copy =
+        if superblock.has_super(group) { u64::from(superblock.reserved_gdt_blocks).saturating_add(1) } else { 0 };
+    copy.saturating_add(descriptor_blocks(superblock, group))
 }
 
 /// Blocks of descriptors in `group`: the whole table behind each copy of the superblock; with meta_bg, from

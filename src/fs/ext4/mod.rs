@@ -5,7 +5,7 @@
 //! ```text
 //! byte 1024        superblock                                            superblock.rs
 //! next block(s)    group descriptors (or spread out: meta_bg)            group.rs
-//! per group        bitmaps (not read), inode table                       inode.rs
+//! per group        bitmaps, inode table                                  free.rs, inode.rs
 //! inode            extent tree or block map, inline data                 block_map.rs, content.rs
 //! directory block  entries, hash-tree nodes among them                   dir.rs
 //! xattr block      and the space behind an inode's fields                xattr.rs
@@ -22,6 +22,7 @@ mod checksum;
 mod content;
 mod dir;
 mod features;
+mod free;
 mod group;
 mod inode;
 mod journal;
@@ -29,7 +30,7 @@ mod orphan;
 mod superblock;
 mod xattr;
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use content::Content;
@@ -346,6 +347,10 @@ impl Filesystem for Mounted {
             files_free: free_inodes.saturating_add(self.fs.orphans.deleted),
             name_max: 255,
         })
+    }
+
+    fn free_extents(&self, visit: &mut dyn FnMut(Range<u64>) -> Result<()>) -> Result<()> {
+        self.fs.free_extents(visit)
     }
 
     fn recovery(&self) -> Vec<String> {

@@ -11,7 +11,7 @@
 //! | 0x20 | 4 | s_blocks_per_group | 8 × … ≤ 8 × block size × blocks per cluster |
 //! | 0x28 | 4 | s_inodes_per_group | > 0, ≤ 8 × block size |
 //! | 0x38 | 2 | s_magic | 0xef53 |
-//! | 0x3a | 2 | s_state | bit 0 clean |
+//! | 0x3a | 2 | s_state | bit 0 clean, bit 1 errors |
 //! | 0x4c | 4 | s_rev_level | 0 or 1 |
 //! | 0x58 | 2 | s_inode_size | power of two, 128 … block size |
 //! | 0x5c, 0x60, 0x64 | 4 each | feature words | see `features` |
@@ -43,6 +43,7 @@ const LEN: usize = 1024;
 #[derive(Debug, Clone)]
 pub(super) struct Superblock {
     pub features: Features,
+    pub state: u16,
     pub inodes_count: u32,
     pub blocks_count: u64,
     pub reserved_blocks: u64,
@@ -144,6 +145,7 @@ impl Superblock {
         }
         Ok(Self {
             features,
+            state: record.le16(0x3a)?,
             inodes_count,
             blocks_count,
             reserved_blocks: join_u64(high(0x154)?, record.le32(0x8)?),

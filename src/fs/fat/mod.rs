@@ -373,6 +373,23 @@ impl Filesystem for Fat {
         })
     }
 
+    fn free_extents(&self, visit: &mut dyn FnMut(Range<u64>) -> Result<()>) -> Result<()> {
+        if self.dirty {
+            return Err(Error::unsupported("vfat", "free space of a volume that was not unmounted"));
+        }
+        let mut pending = 0..0u64;
+        table::for_each_free(&*self.device, &self.boot, &mut |cluster| {
+            let start = self.boot.cluster_offset(cluster);
+            let end = start.saturating_add(self.boot.cluster_size);
+            if start != pending.end && !pending.is_empty() {
+                visit(pending.clone())?;
+            }
+            pending = if start == pending.end { pending.start..end } else { start..end };
+            Ok(())
+        })?;
+        if pending.is_empty() { Ok(()) } else { visit(pending) }
+    }
+
     fn recovery(&self) -> Vec<String> {
         let note =
             "the FAT volume was not unmounted cleanly; it has no journal, so it is shown as it stands on the disk";

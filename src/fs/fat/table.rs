@@ -15,7 +15,7 @@ use std::ops::Range;
 
 use super::boot::{BootSector, FORMAT, FatType};
 use crate::block::{BlockDevice, ExtentKind, for_each_extent, read_vec};
-use crate::bytes::{Record, to_u64, to_usize};
+use crate::bytes::{Record, low_u32, to_u64, to_usize};
 use crate::error::{Error, Result};
 use crate::limits;
 
@@ -170,30 +170,74 @@ impl<'a> Table<'a> {
     }
 }
 
-/// Counts the free clusters: reads the table once, in strides, and what the device knows to be zero not at all.
+/// Counts the free clusters.
 pub(super) fn count_free(device: &dyn BlockDevice, boot: &BootSector) -> Result<u64> {
+    let mut free = 0u64;
+    for_each_stride(device, boot, &mut |stride| {
+        free = free.saturating_add(match stride.bytes {
+            None => to_u64(stride.to.saturating_sub(stride.from)),
+            Some(bytes) => to_u64(zero_entries(bytes, boot.fat_type, stride.from, stride.to)),
+        });
+        Ok(())
+    })?;
+    Ok(free)
+}
+
+/// Calls `visit` with each free cluster in ascending order.
+pub(super) fn for_each_free(
+    device: &dyn BlockDevice,
+    boot: &BootSector,
+    visit: &mut dyn FnMut(u32) -> Result<()>,
+) -> Result<()> {
+    for_each_stride(device, boot, &mut |stride| {
+        let number = |entry: usize| low_u32(stride.first.saturating_add(to_u64(entry)));
+        match stride.bytes {
+            None => (stride.from..stride.to).try_for_each(|entry| visit(number(entry))),
+            Some(bytes) => {
+                let mut entries = zeroes(bytes, boot.fat_type).enumerate().take(stride.to).skip(stride.from);
+                entries.try_for_each(|(entry, zero)| if zero { visit(number(entry)) } else { Ok(()) })
+            }
+        }
+    })
+}
+
+/// A part of the table.
+struct Stride<'a> {
+    /// The number of its first entry.
+    first: u64,
+    /// Which of its entries stand for clusters.
+    from: usize,
+    to: usize,
+    /// Its bytes, or `None` when all are zero.
+    bytes: Option<&'a [u8]>,
+}
+
+/// Reads the table once, in strides, and what the device knows to be zero not at all.
+fn for_each_stride(
+    device: &dyn BlockDevice,
+    boot: &BootSector,
+    visit: &mut dyn FnMut(Stride<'_>) -> Result<()>,
+) -> Result<()> {
     let bits = boot.fat_type.bits();
     // The entries 0 and 1 stand for no cluster, and neither do those behind the last.
     let entries = 2..u64::from(boot.clusters).saturating_add(2);
     let end = boot.fat.start.saturating_add(entries.end.saturating_mul(bits).div_ceil(8)).min(boot.fat.end);
-    let mut free = 0u64;
     let mut at = boot.fat.start;
     while at < end {
         let stride = at..at.saturating_add(STRIDE).min(end);
         let first = at.saturating_sub(boot.fat.start).saturating_mul(8).checked_div(bits).unwrap_or(0);
-        let count = range_entries(&stride, bits).min(entries.end.saturating_sub(first));
-        let skipped = entries.start.saturating_sub(first).min(count);
-        let zero = if is_zero(device, stride.clone())? {
-            count.saturating_sub(skipped)
+        let to = range_entries(&stride, bits).min(entries.end.saturating_sub(first));
+        let from = entries.start.saturating_sub(first).min(to);
+        let (from, to) = (to_usize(from), to_usize(to));
+        if is_zero(device, stride.clone())? {
+            visit(Stride { first, from, to, bytes: None })?;
         } else {
             let bytes = read_vec(device, stride.start, to_usize(stride.end.saturating_sub(stride.start)))?;
-            let zeroes = zero_entries(&bytes, boot.fat_type, to_usize(skipped), to_usize(count));
-            to_u64(zeroes)
-        };
-        free = free.saturating_add(zero);
+            visit(Stride { first, from, to, bytes: Some(&bytes) })?;
+        }
         at = stride.end;
     }
-    Ok(free)
+    Ok(())
 }
 
 /// Whole entries in a range of bytes that begins with one.
@@ -214,19 +258,28 @@ fn is_zero(device: &dyn BlockDevice, range: Range<u64>) -> Result<bool> {
 fn zero_entries(bytes: &[u8], fat_type: FatType, from: usize, to: usize) -> usize {
     let len = to.saturating_sub(from);
     match fat_type {
-        FatType::Fat12 => {
-            let pairs = bytes.chunks(3).flat_map(|chunk| {
-                let [a, b, c] = [0, 1, 2].map(|at| chunk.get(at).copied().unwrap_or(0xff));
-                [a == 0 && b & 0xf == 0, b >> 4 == 0 && c == 0]
-            });
-            pairs.skip(from).take(len).filter(|zero| *zero).count()
-        }
+        FatType::Fat12 => zeroes(bytes, fat_type).skip(from).take(len).filter(|zero| *zero).count(),
         FatType::Fat16 => {
             bytes.as_chunks::<2>().0.iter().skip(from).take(len).filter(|entry| **entry == [0; 2]).count()
         }
         FatType::Fat32 => {
             let entries = bytes.as_chunks::<4>().0.iter().skip(from).take(len);
             entries.filter(|entry| u32::from_le_bytes(**entry) & 0x0fff_ffff == 0).count()
+        }
+    }
+}
+
+/// Whether each entry is zero.
+fn zeroes(bytes: &[u8], fat_type: FatType) -> Box<dyn Iterator<Item = bool> + '_> {
+    match fat_type {
+        FatType::Fat12 => Box::new(bytes.chunks(3).flat_map(|chunk| {
+            let [a, b, c] = [0, 1, 2].map(|at| chunk.get(at).copied().unwrap_or(0xff));
+            [a == 0 && b & 0xf == 0, b >> 4 == 0 && c == 0]
+        })),
+        FatType::Fat16 => Box::new(bytes.as_chunks::<2>().0.iter().map(|entry| *entry == [0; 2])),
+        FatType::Fat32 => {
+            let entries = bytes.as_chunks::<4>().0.iter();
+            Box::new(entries.map(|entry| u32::from_le_bytes(*entry) & 0x0fff_ffff == 0))
         }
     }
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::label::FORMAT;
-use crate::block::{BlockDevice, Extent, HostRange};
+use crate::block::{BlockDevice, Extent, HostRange, Status};
 use crate::bytes::{to_u64, to_usize};
 use crate::error::{Error, Result};
 
@@ -96,6 +96,11 @@ impl BlockDevice for Mapped {
     fn host_range(&self, range: Range<u64>) -> Option<HostRange<'_>> {
         let run = self.run(&range).ok()?;
         run.device.host_range(run.offset..run.offset.saturating_add(run.len))
+    }
+
+    fn status(&self, range: Range<u64>) -> Result<Status> {
+        let run = self.run(&range)?;
+        run.device.status(run.offset..run.offset.saturating_add(run.len))
     }
 }
 

@@ -153,10 +153,9 @@ impl FastCommit {
         sorted
     }
 
-    /// Whether nothing changes.
-    #[cfg(test)]
-    pub(super) fn is_empty(&self) -> bool {
-        self.inodes.is_empty()
+    /// Whether nothing is changed.
+    pub(in crate::fs::ext4) fn is_empty(&self) -> bool {
+        self.inodes.is_empty() && self.names.is_empty()
     }
 
     /// The names in the directory `parent` that change, sorted. What each of them leads to says [`Self::lookup`].
