@@ -44,6 +44,14 @@ pub enum Command {
     Info(cmd::info::Info),
     /// Check an image's tables, and repair them.
     Check(cmd::check::Check),
+    /// Write an overlay's changes into its backing file.
+    Commit(cmd::commit::Commit),
+    /// Put an overlay onto another backing file.
+    Rebase(cmd::rebase::Rebase),
+    /// Give the disk in an image another size.
+    Resize(cmd::resize::Resize),
+    /// List, make, apply and delete internal snapshots.
+    Snapshot(cmd::snapshot::Snapshot),
     /// Print the JSON Schema of `inspect --json`.
     Schema(cmd::schema::Schema),
     /// Print a shell's completions.
@@ -96,4 +104,33 @@ pub enum Output {
 /// An image format by its name.
 pub fn format(name: &str) -> Result<ImageFormat, String> {
     name.parse().map_err(|_| format!("known formats: {}", ImageFormat::ALL.map(ImageFormat::name).join(", ")))
+}
+
+/// Which files that an image names may be opened.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct GateArgs {
+    /// Open files that the image names (backing files, data files) if they lie in or below this directory; repeatable.
+    #[arg(long, value_name = "DIR")]
+    pub allow_backing: Vec<PathBuf>,
+    /// Open files that the image names if they lie in the image's own directory.
+    #[arg(long, conflicts_with = "allow_backing")]
+    pub allow_same_dir: bool,
+}
+
+/// A size in bytes, with qemu-img's suffixes: k, M, G, T, P, E of 1024 each.
+pub fn size(text: &str) -> Result<u64, String> {
+    let wrong = || format!("'{text}' is no size: a number with k, M, G, T, P or E behind it, or none of them");
+    let digits = text.trim_end_matches(|character: char| character.is_ascii_alphabetic());
+    let shift = match text[digits.len()..].to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" => 10,
+        "m" => 20,
+        "g" => 30,
+        "t" => 40,
+        "p" => 50,
+        "e" => 60,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = digits.parse().map_err(|_| wrong())?;
+    number.checked_mul(1 << shift).ok_or_else(wrong)
 }

@@ -6,18 +6,12 @@ use std::sync::Arc;
 use guestctl::block::{AllowDirectories, DenyAll, OpenGate, SameDirectory};
 use guestctl::{DriveOptions, Error, Guestfs, Result};
 
-use crate::args::{GuestArgs, ImageArgs};
+use crate::args::{GateArgs, GuestArgs, ImageArgs};
 
 impl ImageArgs {
     /// The gate that the options ask for.
     pub fn gate(&self) -> Result<Arc<dyn OpenGate>> {
-        Ok(if self.allow_same_dir {
-            Arc::new(SameDirectory)
-        } else if self.allow_backing.is_empty() {
-            Arc::new(DenyAll)
-        } else {
-            Arc::new(AllowDirectories::new(self.allow_backing.iter().cloned())?)
-        })
+        gate(&self.allow_backing, self.allow_same_dir)
     }
 
     /// All images as drives, launched; nothing is mounted.
@@ -31,6 +25,23 @@ impl ImageArgs {
         g.launch()?;
         Ok(g)
     }
+}
+
+impl GateArgs {
+    /// The gate that the options ask for.
+    pub fn gate(&self) -> Result<Arc<dyn OpenGate>> {
+        gate(&self.allow_backing, self.allow_same_dir)
+    }
+}
+
+fn gate(directories: &[std::path::PathBuf], same_directory: bool) -> Result<Arc<dyn OpenGate>> {
+    Ok(if same_directory {
+        Arc::new(SameDirectory)
+    } else if directories.is_empty() {
+        Arc::new(DenyAll)
+    } else {
+        Arc::new(AllowDirectories::new(directories.iter().cloned())?)
+    })
 }
 
 impl GuestArgs {

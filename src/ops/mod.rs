@@ -5,19 +5,27 @@
 
 mod check;
 mod checksum;
+mod commit;
 mod create;
 mod download;
 mod find;
 mod glob;
 mod long;
+mod rebase;
+mod resize;
+mod snapshot;
 mod staged;
 mod walk;
 
 pub use check::{CheckOptions, CheckReport, Repair, check};
 pub use checksum::{Algorithm, checksum};
+pub use commit::{CommitOptions, commit};
 pub use create::create_raw;
 pub use download::{download, write_to};
 pub use find::{find, find_each, find0};
 pub use glob::glob_expand;
 pub use long::{Owners, Row, long_listing, long_row};
+pub use rebase::{RebaseOptions, rebase};
+pub use resize::{NewSize, ResizeOptions, resize};
+pub use snapshot::{SnapshotOptions, snapshot_apply, snapshot_create, snapshot_delete, snapshots};
 pub use walk::{Entry, EntrySink, Flow, walk};

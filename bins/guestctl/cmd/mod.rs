@@ -2,6 +2,7 @@
 
 pub mod cat;
 pub mod check;
+pub mod commit;
 pub mod completions;
 pub mod df;
 pub mod download;
@@ -11,7 +12,10 @@ pub mod info;
 pub mod inspect;
 pub mod ls;
 pub mod man;
+pub mod rebase;
+pub mod resize;
 pub mod schema;
+pub mod snapshot;
 pub mod stat;
 pub mod version;
 
@@ -31,6 +35,10 @@ pub fn run(args: Args) -> Outcome {
         Command::Df(command) => command.run(),
         Command::Info(command) => command.run(),
         Command::Check(command) => command.run(),
+        Command::Commit(command) => command.run(),
+        Command::Rebase(command) => command.run(),
+        Command::Resize(command) => command.run(),
+        Command::Snapshot(command) => command.run(),
         Command::Completions(command) => command.run(),
         Command::Man(command) => command.run(),
         Command::Schema(command) => command.run(),

@@ -188,6 +188,11 @@ impl Refcounts {
         self.metadata.extend(clusters);
     }
 
+    /// The largest count.
+    pub(super) fn max(&self) -> u64 {
+        self.width.max()
+    }
+
     fn block_of(&self, cluster: u64) -> (usize, usize) {
         let bits = self.width.block_bits(self.cluster_bits);
         let block = cluster.wrapping_shr(bits);
