@@ -156,7 +156,10 @@ impl State {
 
     /// Free clusters in a row for `bytes` of metadata, now counted once.
     pub(super) fn allocate_table(&mut self, bytes: u64) -> Result<Range<u64>> {
-        let clusters = self.refcounts.allocate_exactly(bytes.div_ceil(self.cluster_size()).max(1))?;
+        let clusters = match bytes.div_ceil(self.cluster_size()) {
+            0 | 1 => self.refcounts.allocate(1)?,
+            count => self.refcounts.allocate_exactly(count)?,
+        };
         self.refcounts.add_metadata(clusters.clone());
         Ok(self.offset_of(clusters.start)..self.offset_of(clusters.end))
     }
