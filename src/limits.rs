@@ -41,8 +41,33 @@ pub const SNAPSHOT_TABLE_BYTES: u64 = 8 << 20;
 /// Extents of one multi-extent VMDK. Ours.
 pub const VMDK_EXTENTS: u64 = 4_096;
 
+/// Bytes of a VHDX log that was not emptied. Ours; Hyper-V and QEMU make it 1 MiB.
+pub const VHDX_LOG_BYTES: u64 = 64 << 20;
+
+/// Changes in a VHDX log. Ours; a log of 1 MiB holds about 250 changed sectors.
+pub const VHDX_LOG_DESCRIPTORS: u64 = 1 << 17;
+
 /// Headers in the tar of one OVA. Ours; real ones hold a description, a manifest and a few disks.
 pub const OVA_MEMBERS: u64 = 4_096;
+
+/// Blocks, frames or members of one wrapped image (gzip, xz, zstd). Ours; at xz's 24 MiB each they make 12 TiB.
+pub const WRAPPED_BLOCKS: u64 = 1 << 19;
+
+/// Bytes of one of them, unpacked. What `xz -T0` makes by default.
+pub const WRAPPED_BLOCK_BYTES: u64 = 24 << 20;
+
+/// Bytes of memory for all that are being unpacked at once: what comes out, and the window or what goes in. Ours; one
+/// block of `xz -T0` by default.
+pub const WRAPPED_BYTES: u64 = 32 << 20;
+
+/// Bytes of one index of an xz file. Ours; 300,000 ordinary records.
+pub const XZ_INDEX_BYTES: u64 = 4 << 20;
+
+/// Bytes of zeroes behind the streams of an xz file. Ours; tapes are padded to less.
+pub const XZ_PADDING_BYTES: u64 = 1 << 20;
+
+/// Frames and blocks of a zstd file that are visited to find where frames begin. Ours; 128 GiB of full blocks.
+pub const ZSTD_BLOCKS: u64 = 1 << 20;
 
 /// Entries of one partition table, and logical partitions in one chain. Ours; GPT tables hold 128, Linux names 256.
 pub const PARTITIONS: u64 = 1_024;

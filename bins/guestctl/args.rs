@@ -42,6 +42,16 @@ pub enum Command {
     Df(cmd::df::Df),
     /// Show what an image file says about itself.
     Info(cmd::info::Info),
+    /// Show which parts of a disk are data.
+    Map(cmd::map::Map),
+    /// Say whether two disks hold the same bytes.
+    Compare(cmd::compare::Compare),
+    /// Make a new image.
+    Create(cmd::create::Create),
+    /// Convert an image into another format.
+    Convert(cmd::convert::Convert),
+    /// Say how many bytes a new image would need.
+    Measure(cmd::measure::Measure),
     /// Check an image's tables, and repair them.
     Check(cmd::check::Check),
     /// Write an overlay's changes into its backing file.
@@ -65,14 +75,21 @@ pub enum Command {
 /// Which images, and how to open them.
 #[derive(Debug, Clone, ClapArgs)]
 pub struct ImageArgs {
-    /// The image: raw, qcow2, vmdk or ova; `disk.qcow2#name` reads an internal snapshot.
+    /// The image: raw, qcow2, vmdk, vdi, vhd, vhdx or ova; `disk.qcow2#name` reads an internal snapshot.
     #[arg(value_name = "IMAGE")]
     pub image: PathBuf,
     /// A further drive of the same guest; repeatable.
     #[arg(short = 'a', long = "add", value_name = "IMAGE")]
     pub more: Vec<PathBuf>,
+    #[command(flatten)]
+    pub open: OpenArgs,
+}
+
+/// How to open images.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct OpenArgs {
     /// The format of the images; without it the format is probed.
-    #[arg(short = 'f', long = "input-format", value_name = "FORMAT", value_parser = format)]
+    #[arg(id = "input_format", short = 'f', long = "input-format", value_name = "FORMAT", value_parser = format)]
     pub format: Option<ImageFormat>,
     /// Open files that the image names (backing files, extents) if they lie in or below this directory; repeatable.
     #[arg(long, value_name = "DIR")]
@@ -104,33 +121,4 @@ pub enum Output {
 /// An image format by its name.
 pub fn format(name: &str) -> Result<ImageFormat, String> {
     name.parse().map_err(|_| format!("known formats: {}", ImageFormat::ALL.map(ImageFormat::name).join(", ")))
-}
-
-/// Which files that an image names may be opened.
-#[derive(Debug, Clone, ClapArgs)]
-pub struct GateArgs {
-    /// Open files that the image names (backing files, data files) if they lie in or below this directory; repeatable.
-    #[arg(long, value_name = "DIR")]
-    pub allow_backing: Vec<PathBuf>,
-    /// Open files that the image names if they lie in the image's own directory.
-    #[arg(long, conflicts_with = "allow_backing")]
-    pub allow_same_dir: bool,
-}
-
-/// A size in bytes, with qemu-img's suffixes: k, M, G, T, P, E of 1024 each.
-pub fn size(text: &str) -> Result<u64, String> {
-    let wrong = || format!("'{text}' is no size: a number with k, M, G, T, P or E behind it, or none of them");
-    let digits = text.trim_end_matches(|character: char| character.is_ascii_alphabetic());
-    let shift = match text[digits.len()..].to_ascii_lowercase().as_str() {
-        "" | "b" => 0,
-        "k" => 10,
-        "m" => 20,
-        "g" => 30,
-        "t" => 40,
-        "p" => 50,
-        "e" => 60,
-        _ => return Err(wrong()),
-    };
-    let number: u64 = digits.parse().map_err(|_| wrong())?;
-    number.checked_mul(1 << shift).ok_or_else(wrong)
 }

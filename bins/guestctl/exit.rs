@@ -8,10 +8,10 @@ use std::process::ExitCode;
 pub enum Failure {
     /// The library's answer.
     Guest(guestctl::Error),
-    /// The library's answer, with an exit code that only this command has.
+    /// The same, with the exit code that a command's users know instead of the library's.
     Coded(guestctl::Error, u8),
-    /// All went well and was printed, and the exit code tells what was found.
-    Found(u8),
+    /// Nothing failed, but the answer is an exit code.
+    Answer(u8),
     /// Standard output could not be written.
     Output(io::Error),
 }
@@ -47,7 +47,7 @@ pub fn report(outcome: Outcome) -> ExitCode {
             complain(&error.to_string(), error.hint());
             ExitCode::from(code)
         }
-        Err(Failure::Found(code)) => ExitCode::from(code),
+        Err(Failure::Answer(code)) => ExitCode::from(code),
     }
 }
 

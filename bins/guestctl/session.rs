@@ -3,45 +3,49 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use guestctl::block::{AllowDirectories, DenyAll, OpenGate, SameDirectory};
+use guestctl::block::{AllowDirectories, DenyAll, ImageFormat, OpenGate, OpenOptions, SameDirectory};
 use guestctl::{DriveOptions, Error, Guestfs, Result};
 
-use crate::args::{GateArgs, GuestArgs, ImageArgs};
+use crate::args::{GuestArgs, ImageArgs, OpenArgs};
 
-impl ImageArgs {
+impl OpenArgs {
     /// The gate that the options ask for.
     pub fn gate(&self) -> Result<Arc<dyn OpenGate>> {
-        gate(&self.allow_backing, self.allow_same_dir)
+        Ok(if self.allow_same_dir {
+            Arc::new(SameDirectory)
+        } else if self.allow_backing.is_empty() {
+            Arc::new(DenyAll)
+        } else {
+            Arc::new(AllowDirectories::new(self.allow_backing.iter().cloned())?)
+        })
     }
 
+    /// Refuses formats without backing files that can be changed.
+    pub fn only_qcow2(&self) -> Result<()> {
+        match self.format {
+            None | Some(ImageFormat::Qcow2) => Ok(()),
+            Some(other) => Err(Error::unsupported(other.name(), "changing overlays")),
+        }
+    }
+
+    /// The library's options.
+    pub fn options(&self) -> Result<OpenOptions> {
+        Ok(OpenOptions { format: self.format, gate: self.gate()?, snapshot: None })
+    }
+}
+
+impl ImageArgs {
     /// All images as drives, launched; nothing is mounted.
     pub fn launch(&self) -> Result<Guestfs> {
         let g = Guestfs::new()?;
-        let gate = self.gate()?;
+        let gate = self.open.gate()?;
         for path in std::iter::once(&self.image).chain(&self.more) {
-            let options = DriveOptions { format: self.format, gate: gate.clone(), ..DriveOptions::default() };
+            let options = DriveOptions { format: self.open.format, gate: gate.clone(), ..DriveOptions::default() };
             g.add_drive_with(path, options)?;
         }
         g.launch()?;
         Ok(g)
     }
-}
-
-impl GateArgs {
-    /// The gate that the options ask for.
-    pub fn gate(&self) -> Result<Arc<dyn OpenGate>> {
-        gate(&self.allow_backing, self.allow_same_dir)
-    }
-}
-
-fn gate(directories: &[std::path::PathBuf], same_directory: bool) -> Result<Arc<dyn OpenGate>> {
-    Ok(if same_directory {
-        Arc::new(SameDirectory)
-    } else if directories.is_empty() {
-        Arc::new(DenyAll)
-    } else {
-        Arc::new(AllowDirectories::new(directories.iter().cloned())?)
-    })
 }
 
 impl GuestArgs {

@@ -14,6 +14,7 @@
 #![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::as_conversions)]
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::as_conversions))]
 
+mod blocks;
 mod cached;
 mod file;
 mod gate;
@@ -28,10 +29,12 @@ mod probe;
 pub mod qcow2;
 mod raw;
 mod slice;
+mod split;
 pub mod vdi;
 pub mod vhd;
 pub mod vhdx;
 pub mod vmdk;
+mod wrapped;
 mod writable;
 mod writer;
 
@@ -53,6 +56,7 @@ pub use open::{
 pub use overlay::Overlay;
 pub use probe::{ImageFormat, probe};
 pub use slice::Slice;
+pub use wrapped::Container;
 pub use writable::WritableFile;
 pub use writer::{Compression, CompressionKind, ImageWriter, NewImage, Pack, Placed, Preallocation, Zeroes, new_image};
 
@@ -89,7 +93,8 @@ pub trait BlockDevice: Send + Sync + fmt::Debug {
 pub struct Status {
     /// Its length in bytes, never zero.
     pub len: u64,
-    /// What is known of its bytes.
+    /// What is known of its bytes. A zero extent with an [`offset`](Self::offset) is stored as data, where the file below
+    /// happens to have a hole.
     pub kind: ExtentKind,
     /// How many images lie above the one that decides this extent: 0 for the image itself, 1 for its backing file …
     pub depth: u32,
@@ -99,6 +104,18 @@ pub struct Status {
     pub compressed: bool,
     /// Where it lies unchanged in the file of that image.
     pub offset: Option<u64>,
+}
+
+impl Status {
+    /// The same seen from the image above the one that answered.
+    pub(crate) fn from_above(self) -> Self {
+        Self { depth: self.depth.saturating_add(1), ..self }
+    }
+
+    /// What no image of a chain of `depth` images below has an entry for.
+    pub(crate) fn unallocated(len: u64) -> Self {
+        Self { len, kind: ExtentKind::Hole, depth: 0, allocated: false, compressed: false, offset: None }
+    }
 }
 
 /// A device that can be changed. What was written is seen by every later read of any thread.

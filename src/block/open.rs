@@ -9,6 +9,7 @@ use super::info::ImageInfo;
 use super::probe::{ImageFormat, probe};
 use super::qcow2::{Qcow2, WritableQcow2};
 use super::vmdk::Vmdk;
+use super::wrapped::{self, Container};
 use super::{BlockDevice, BlockWrite, HostFile, WritableFile, ova};
 use crate::error::{Error, Result};
 use crate::limits;
@@ -97,6 +98,37 @@ impl ImageInfo {
     }
 }
 
+impl ImageInfo {
+    /// The facts of the image and of every backing file below it, top first. Each is opened through the gate.
+    pub fn read_chain(path: &Path, options: &OpenOptions) -> Result<Vec<Self>> {
+        let mut chain = vec![Self::read(path, options)?];
+        let mut path = split_snapshot(path).0.to_owned();
+        while let Some(top) = chain.last().filter(|top| top.backing_filename.is_some()) {
+            let depth = crate::bytes::to_u64(chain.len());
+            limits::check("backing chain depth", depth, limits::BACKING_CHAIN_DEPTH)?;
+            let format = top.backing_filename_format.as_deref().filter(|name| !name.is_empty());
+            let reference = Reference {
+                kind: super::gate::ReferenceKind::Backing,
+                name: top.backing_filename.clone().unwrap_or_default().into_bytes(),
+                format: format.map(str::parse).transpose()?,
+            };
+            let context = OpenContext { path: &path, gate: &*options.gate, depth: 0, follow: false, snapshot: None };
+            let (file, below) = context.open_file(&reference)?;
+            let allocated = file.allocated()?;
+            let context = OpenContext { path: &below, ..context };
+            let opened = open_format(Arc::new(file), reference.format, &context);
+            let mut info = opened.map_err(|error| error.in_image(below.display()))?.info;
+            info.actual_size = Some(allocated);
+            if let Some(name) = chain.last().and_then(|above| above.full_backing_filename.clone()) {
+                info.filename = name;
+            }
+            chain.push(info);
+            path = below;
+        }
+        Ok(chain)
+    }
+}
+
 fn open_path(path: &Path, options: &OpenOptions, follow: bool) -> Result<Image> {
     let (path, fragment) = split_snapshot(path);
     let snapshot = options.snapshot.as_deref().or(fragment);
@@ -106,9 +138,12 @@ fn open_path(path: &Path, options: &OpenOptions, follow: bool) -> Result<Image> 
         crate::ErrorKind::Io { .. } => error,
         _ => named(error),
     })?;
-    let allocated = file.allocated()?;
+    if follow && super::writer_present(file.file()) {
+        log::warn!("{} is open for writing elsewhere: what is read may not fit together", path.display());
+    }
+    let (file, allocated) = super::split::join(path, file).map_err(named)?;
     let context = OpenContext { path, gate: &*options.gate, depth: 0, follow, snapshot };
-    let mut image = open_format(Arc::new(file), options.format, &context).map_err(named)?;
+    let mut image = open_format(file, options.format, &context).map_err(named)?;
     image.info.actual_size = Some(allocated);
     Ok(image)
 }
@@ -190,6 +225,16 @@ pub(crate) fn open_format(
     context: &OpenContext<'_>,
 ) -> Result<Image> {
     let probed = format.is_none();
+    let container = container_of(&file, format, context)?;
+    let file = match container {
+        Some(container) => wrapped::open(file, container)?,
+        None => file,
+    };
+    if let (Some(outer), None) = (container, format)
+        && let Some(inner) = Container::probe(&file)?
+    {
+        return Err(Error::unsupported(outer.name(), format!("{} inside", inner.name())));
+    }
     let format = match format {
         Some(format) => format,
         None => probe(&file)?,
@@ -225,7 +270,19 @@ pub(crate) fn open_format(
         }
     };
     info.probed = probed;
+    info.compressed_container = container;
     Ok(Image { device, info })
+}
+
+/// What `file` is wrapped in. When the format is stated, it is that of the image inside if the user's own name for the
+/// file says that there is a container; a name in an image says nothing.
+fn container_of(
+    file: &dyn BlockDevice,
+    format: Option<ImageFormat>,
+    context: &OpenContext<'_>,
+) -> Result<Option<Container>> {
+    let found = Container::probe(file)?;
+    Ok(found.filter(|found| format.is_none() || (context.depth == 0 && found.names(context.path))))
 }
 
 /// `disk.qcow2#name` as `(disk.qcow2, name)`, unless a file of the whole name exists.

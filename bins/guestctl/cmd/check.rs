@@ -61,7 +61,7 @@ impl Check {
         }
         match report.exit_code() {
             0 => Ok(()),
-            code => Err(Failure::Found(code)),
+            code => Err(Failure::Answer(code)),
         }
     }
 }

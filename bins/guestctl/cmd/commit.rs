@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use guestctl::ops::{self, CommitOptions};
 
-use crate::args::GateArgs;
+use crate::args::OpenArgs;
 use crate::exit::Outcome;
 use crate::progress::Shown;
 
@@ -15,9 +15,6 @@ pub struct Commit {
     /// The overlay, a qcow2 image.
     #[arg(value_name = "IMAGE")]
     image: PathBuf,
-    /// The overlay's format.
-    #[arg(short = 'f', long = "input-format", value_name = "FORMAT", value_parser = ["qcow2"])]
-    format: Option<String>,
     /// Do not empty the overlay: it will be deleted, or is to be kept as it is.
     #[arg(short = 'd', long)]
     keep: bool,
@@ -25,12 +22,13 @@ pub struct Commit {
     #[arg(short, hide = true)]
     progress: bool,
     #[command(flatten)]
-    gate: GateArgs,
+    open: OpenArgs,
 }
 
 impl Commit {
     pub fn run(self) -> Outcome {
-        let options = CommitOptions { gate: self.gate.gate()?, keep: self.keep };
+        self.open.only_qcow2()?;
+        let options = CommitOptions { gate: self.open.gate()?, keep: self.keep };
         Ok(ops::commit(&self.image, &options, &Shown::new("commit"))?)
     }
 }

@@ -3,7 +3,10 @@
 pub mod cat;
 pub mod check;
 pub mod commit;
+pub mod compare;
 pub mod completions;
+pub mod convert;
+pub mod create;
 pub mod df;
 pub mod download;
 pub mod filesystems;
@@ -12,6 +15,8 @@ pub mod info;
 pub mod inspect;
 pub mod ls;
 pub mod man;
+pub mod map;
+pub mod measure;
 pub mod rebase;
 pub mod resize;
 pub mod schema;
@@ -34,6 +39,11 @@ pub fn run(args: Args) -> Outcome {
         Command::Download(command) => command.run(),
         Command::Df(command) => command.run(),
         Command::Info(command) => command.run(),
+        Command::Map(command) => command.run(),
+        Command::Compare(command) => command.run(),
+        Command::Create(command) => command.run(),
+        Command::Convert(command) => command.run(),
+        Command::Measure(command) => command.run(),
         Command::Check(command) => command.run(),
         Command::Commit(command) => command.run(),
         Command::Rebase(command) => command.run(),

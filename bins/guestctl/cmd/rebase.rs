@@ -6,7 +6,7 @@ use clap::Args;
 use guestctl::block::ImageFormat;
 use guestctl::ops::{self, RebaseOptions};
 
-use crate::args::{self, GateArgs};
+use crate::args::{self, OpenArgs};
 use crate::exit::Outcome;
 use crate::progress::Shown;
 
@@ -16,9 +16,6 @@ pub struct Rebase {
     /// The overlay, a qcow2 image.
     #[arg(value_name = "IMAGE")]
     image: PathBuf,
-    /// The overlay's format.
-    #[arg(short = 'f', long = "input-format", value_name = "FORMAT", value_parser = ["qcow2"])]
-    format: Option<String>,
     /// The new backing file's name, relative to the overlay; empty for none.
     #[arg(short, long, value_name = "FILE")]
     backing: String,
@@ -32,13 +29,14 @@ pub struct Rebase {
     #[arg(short, hide = true)]
     progress: bool,
     #[command(flatten)]
-    gate: GateArgs,
+    open: OpenArgs,
 }
 
 impl Rebase {
     pub fn run(self) -> Outcome {
+        self.open.only_qcow2()?;
         let options = RebaseOptions {
-            gate: self.gate.gate()?,
+            gate: self.open.gate()?,
             backing: Some(self.backing).filter(|name| !name.is_empty()),
             backing_format: self.backing_format,
             unsafe_mode: self.unsafe_mode,

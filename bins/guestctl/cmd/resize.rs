@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use guestctl::block::{ImageFormat, Preallocation};
+use guestctl::block::Preallocation;
 use guestctl::ops::{self, NewSize, ResizeOptions};
 
-use crate::args::{self, GateArgs};
+use crate::args::OpenArgs;
 use crate::exit::Outcome;
+use crate::size;
 
 /// Give the disk in an image another size. What is added reads as zeroes; partitions and filesystems stay as they are.
 #[derive(Debug, Args)]
@@ -18,9 +19,6 @@ pub struct Resize {
     /// The new size in bytes, or with k, M, G, T; +SIZE and -SIZE count from the old one.
     #[arg(value_name = "[+|-]SIZE", value_parser = new_size, allow_hyphen_values = true)]
     size: NewSize,
-    /// The image's format; without it the format is probed.
-    #[arg(short = 'f', long = "input-format", value_name = "FORMAT", value_parser = args::format)]
-    format: Option<ImageFormat>,
     /// Let the disk become smaller. What lies past its new end is lost.
     #[arg(long)]
     shrink: bool,
@@ -28,7 +26,7 @@ pub struct Resize {
     #[arg(long, value_enum, default_value_t = Allocate::Off)]
     preallocation: Allocate,
     #[command(flatten)]
-    gate: GateArgs,
+    open: OpenArgs,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -40,9 +38,9 @@ enum Allocate {
 
 fn new_size(text: &str) -> Result<NewSize, String> {
     match text.split_at_checked(1) {
-        Some(("+", more)) => args::size(more).map(NewSize::Grow),
-        Some(("-", less)) => args::size(less).map(NewSize::Shrink),
-        _ => args::size(text).map(NewSize::To),
+        Some(("+", more)) => size::parse(more).map(NewSize::Grow),
+        Some(("-", less)) => size::parse(less).map(NewSize::Shrink),
+        _ => size::parse(text).map(NewSize::To),
     }
 }
 
@@ -54,7 +52,7 @@ impl Resize {
             Allocate::Full => Preallocation::Full,
         };
         let options =
-            ResizeOptions { format: self.format, gate: self.gate.gate()?, shrink: self.shrink, preallocation };
+            ResizeOptions { format: self.open.format, gate: self.open.gate()?, shrink: self.shrink, preallocation };
         ops::resize(&self.image, self.size, &options)?;
         Ok(())
     }

@@ -31,6 +31,7 @@ mod disk;
 mod edit;
 mod extensions;
 mod header;
+mod pack;
 mod refcounts;
 mod repair;
 mod snapshot_edit;
@@ -62,7 +63,7 @@ use super::info::FormatSpecific;
 use super::open::OpenContext;
 use super::probe::ImageFormat;
 use super::writable::Resizable;
-use super::{BlockDevice, Extent, HostRange, ImageInfo, WritableFile, read_vec};
+use super::{BlockDevice, Extent, HostRange, ImageInfo, Status, WritableFile, read_vec};
 use crate::bytes::{Record, to_usize};
 use crate::error::{Error, Result};
 use crate::limits;
@@ -273,5 +274,9 @@ impl BlockDevice for Qcow2 {
 
     fn host_range(&self, range: Range<u64>) -> Option<HostRange<'_>> {
         self.disk.as_ref()?.host_range(range)
+    }
+
+    fn status(&self, range: Range<u64>) -> Result<Status> {
+        self.disk()?.status(range)
     }
 }
