@@ -188,9 +188,13 @@ impl Refcounts {
         self.metadata.extend(clusters);
     }
 
-    /// The largest count.
-    pub(super) fn max(&self) -> u64 {
-        self.width.max()
+    /// Whether a count can be as high as `value`.
+    pub(super) fn fits(&self, value: u64) -> Result<()> {
+        if value <= self.width.max() {
+            return Ok(());
+        }
+        Err(Error::limit("references to a cluster", self.width.max(), value)
+            .with_hint("convert the image into one with wider reference counts (refcount_bits)"))
     }
 
     fn block_of(&self, cluster: u64) -> (usize, usize) {
@@ -227,10 +231,7 @@ impl Refcounts {
     pub(super) fn set(&mut self, cluster: u64, value: u64) -> Result<()> {
         let width = self.width;
         let (number, index) = self.block_of(cluster);
-        if value > width.max() {
-            return Err(Error::limit("references to a cluster", width.max(), value)
-                .with_hint("convert the image into one with wider reference counts (refcount_bits)"));
-        }
+        self.fits(value)?;
         let Some(block) = self.block(number)? else {
             let found = "no refcount block";
             let position = cluster.wrapping_shl(self.cluster_bits);

@@ -36,11 +36,7 @@ impl Editor {
         let count = to_u64(state.snapshots.len()).saturating_add(1);
         limits::check("internal snapshots", count, limits::SNAPSHOTS)?;
         let l1: Vec<u64> = state.l1().iter().map(|entry| entry & !COPIED).collect();
-        // Nothing is changed until it is certain that no count overflows.
-        state.for_each_reference(&l1, &mut |state, cluster| {
-            let count = state.refcounts.get(cluster)?;
-            limits::check("references to a cluster", count.saturating_add(1), state.refcounts.max()).map(drop)
-        })?;
+        state.verify(&l1, 1)?;
         state.prepare()?;
         state.set_copied(&|_, _| Ok(false))?;
         state.raise(&l1)?;
@@ -85,9 +81,11 @@ impl Editor {
         let needed = to_usize(size.div_ceil(state.l1_entry_bytes()));
         limits::check("L1 table bytes", to_u64(needed).saturating_mul(8), limits::QCOW2_WRITE_TABLE_BYTES)?;
         l1.resize(l1.len().max(needed), 0);
+        let (old, table) = (state.l1().to_vec(), state.header.l1);
+        state.verify(&l1, 1)?;
+        state.verify(&old, 0)?;
         state.prepare()?;
         state.raise(&l1)?;
-        let (old, table) = (state.l1().to_vec(), state.header.l1);
         state.point_to_l1(l1, size)?;
         state.lower(&old)?;
         state.release_table(table.offset, table.bytes())?;
@@ -101,6 +99,7 @@ impl Editor {
         state.check_snapshots()?;
         let snapshot = snapshots::find(&state.snapshots, wanted)?.clone();
         let l1 = state.snapshot_l1(&snapshot)?;
+        state.verify(&l1, 0)?;
         let rest = state.snapshots.iter().filter(|other| other.position != snapshot.position).cloned().collect();
         state.prepare()?;
         state.replace_snapshots(rest)?;
@@ -143,6 +142,21 @@ impl State {
             }
         }
         Ok(())
+    }
+
+    /// Looks before anything is changed whether all that an L1 table leads to is counted, and can be counted `more` times
+    /// more.
+    fn verify(&mut self, l1: &[u64], more: u64) -> Result<()> {
+        let bits = self.header.cluster_bits;
+        self.for_each_reference(l1, &mut |state, cluster| {
+            let count = state.refcounts.get(cluster)?;
+            if count == 0 {
+                let position = cluster.wrapping_shl(bits);
+                return Err(Error::corrupt(FORMAT, "reference count", position, 0, "at least 1 for a cluster in use")
+                    .with_hint("guestctl check --repair all IMAGE counts the references again"));
+            }
+            state.refcounts.fits(count.saturating_add(more))
+        })
     }
 
     /// The first and the last byte of what an entry refers to.
