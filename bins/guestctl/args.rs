@@ -54,6 +54,14 @@ pub enum Command {
     Measure(cmd::measure::Measure),
     /// Check an image's tables, and repair them.
     Check(cmd::check::Check),
+    /// Write an overlay's changes into its backing file.
+    Commit(cmd::commit::Commit),
+    /// Put an overlay onto another backing file.
+    Rebase(cmd::rebase::Rebase),
+    /// Give the disk in an image another size.
+    Resize(cmd::resize::Resize),
+    /// List, make, apply and delete internal snapshots.
+    Snapshot(cmd::snapshot::Snapshot),
     /// Print the JSON Schema of `inspect --json`.
     Schema(cmd::schema::Schema),
     /// Print a shell's completions.

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use guestctl::block::{AllowDirectories, DenyAll, OpenGate, OpenOptions, SameDirectory};
+use guestctl::block::{AllowDirectories, DenyAll, ImageFormat, OpenGate, OpenOptions, SameDirectory};
 use guestctl::{DriveOptions, Error, Guestfs, Result};
 
 use crate::args::{GuestArgs, ImageArgs, OpenArgs};
@@ -18,6 +18,14 @@ impl OpenArgs {
         } else {
             Arc::new(AllowDirectories::new(self.allow_backing.iter().cloned())?)
         })
+    }
+
+    /// Refuses formats without backing files that can be changed.
+    pub fn only_qcow2(&self) -> Result<()> {
+        match self.format {
+            None | Some(ImageFormat::Qcow2) => Ok(()),
+            Some(other) => Err(Error::unsupported(other.name(), "changing overlays")),
+        }
     }
 
     /// The library's options.

@@ -151,17 +151,62 @@ fn open_path(path: &Path, options: &OpenOptions, follow: bool) -> Result<Image> 
 /// Opens the image at `path` for reading and writing in place, under the image lock. Formats that cannot be changed in
 /// place are [`Unsupported`](crate::ErrorKind::Unsupported).
 pub fn open_writable(path: &Path, options: &OpenOptions) -> Result<Arc<dyn BlockWrite>> {
-    let file = Arc::new(WritableFile::open(path)?);
     let named = |error: Error| error.in_image(path.display());
     if options.snapshot.is_some() {
         return Err(named(Error::invalid("an internal snapshot cannot be written")));
     }
+    let file = WritableFile::open(path)?;
     let format = options.format.map_or_else(|| probe(&file), Ok).map_err(named)?;
+    open_writable_file(file, path, format, options)
+}
+
+/// A qcow2 image open for writing in place, and its backing file for reading.
+#[derive(Debug)]
+pub struct OpenOverlay {
+    /// The overlay. What it does not hold itself reads as the backing file does, if that is open, else as zeroes.
+    pub disk: WritableQcow2,
+    /// The backing file's disk.
+    pub backing: Option<Arc<dyn BlockDevice>>,
+}
+
+/// Opens the overlay at `path`, its backing file too if `follow` says so.
+pub fn open_overlay(path: &Path, options: &OpenOptions, follow: bool) -> Result<OpenOverlay> {
+    let named = |error: Error| error.in_image(path.display());
+    let file = Arc::new(WritableFile::open(path)?);
+    let context = OpenContext { path, gate: &*options.gate, depth: 0, follow, snapshot: None };
+    let (disk, backing) = WritableQcow2::open_overlay(file, &context).map_err(named)?;
+    Ok(OpenOverlay { disk, backing })
+}
+
+/// The backing file of the qcow2 image at `path`, opened for writing under its lock: its path, its format as stated or
+/// probed, and the file.
+pub fn open_backing_writable(path: &Path, options: &OpenOptions) -> Result<(PathBuf, ImageFormat, WritableFile)> {
+    let named = |error: Error| error.in_image(path.display());
+    let context = OpenContext { path, gate: &*options.gate, depth: 0, follow: false, snapshot: None };
+    let image = Qcow2::open(Arc::new(HostFile::open(path)?), &context).map_err(named)?;
+    let reference = image.backing_reference().map_err(named)?;
+    let Some(reference) = reference else {
+        return Err(named(Error::invalid("the image has no backing file")));
+    };
+    let file = context.open_file_writable(&reference).map_err(named)?;
+    let path = file.path().to_owned();
+    let format = reference.format.map_or_else(|| probe(&file), Ok).map_err(named)?;
+    Ok((path, format, file))
+}
+
+/// Opens a file that is open for writing already as an image.
+pub fn open_writable_file(
+    file: WritableFile,
+    path: &Path,
+    format: ImageFormat,
+    options: &OpenOptions,
+) -> Result<Arc<dyn BlockWrite>> {
+    let named = |error: Error| error.in_image(path.display());
     match format {
-        ImageFormat::Raw => Ok(file),
+        ImageFormat::Raw => Ok(Arc::new(file)),
         ImageFormat::Qcow2 => {
             let context = OpenContext { path, gate: &*options.gate, depth: 0, follow: true, snapshot: None };
-            Ok(Arc::new(WritableQcow2::open(file, &context).map_err(named)?))
+            Ok(Arc::new(WritableQcow2::open(Arc::new(file), &context).map_err(named)?))
         }
         other => Err(named(Error::unsupported(other.name(), "writing in place"))),
     }

@@ -90,6 +90,23 @@ impl WritableFile {
         }
     }
 
+    /// Makes it `size` bytes long.
+    pub(crate) fn set_size(&self, size: u64) -> Result<()> {
+        self.resize(size)
+    }
+
+    /// Writes zeroes to all of `range`, so that it takes up space.
+    pub(crate) fn fill(&self, range: &Range<u64>) -> Result<()> {
+        let zeroes = vec![0u8; to_usize(range_len(range).min(1 << 20))];
+        let mut at = range.start;
+        while at < range.end {
+            let len = to_usize(range.end.saturating_sub(at)).min(zeroes.len());
+            self.write_all_at(zeroes.get(..len).unwrap_or_default(), at)?;
+            at = at.saturating_add(to_u64(len));
+        }
+        Ok(())
+    }
+
     /// Makes `range` take up space without changing what it reads as.
     pub(crate) fn allocate(&self, range: &Range<u64>) -> Result<()> {
         if range.is_empty() {
@@ -145,14 +162,7 @@ impl BlockWrite for WritableFile {
         if self.fallocate(punch, &range)? || self.fallocate(zero, &range)? {
             return Ok(());
         }
-        let zeroes = vec![0u8; to_usize(range_len(&range).min(1 << 20))];
-        let mut at = range.start;
-        while at < range.end {
-            let len = to_usize(range.end.saturating_sub(at)).min(zeroes.len());
-            self.write_all_at(zeroes.get(..len).unwrap_or_default(), at)?;
-            at = at.saturating_add(to_u64(len));
-        }
-        Ok(())
+        self.fill(&range)
     }
 
     fn discard(&self, range: Range<u64>) -> Result<()> {

@@ -5,6 +5,7 @@
 
 mod check;
 mod checksum;
+mod commit;
 mod compare;
 mod convert;
 mod create;
@@ -15,12 +16,16 @@ mod glob;
 mod long;
 mod map;
 mod measure;
+mod rebase;
+mod resize;
+mod snapshot;
 mod staged;
 mod walk;
 mod zero;
 
 pub use check::{CheckOptions, CheckReport, Repair, check};
 pub use checksum::{Algorithm, checksum};
+pub use commit::{CommitOptions, commit};
 pub use compare::{CompareOptions, Comparison, compare};
 pub use convert::{ConvertOptions, Converted, convert, convert_into};
 pub use create::create;
@@ -31,4 +36,7 @@ pub use glob::glob_expand;
 pub use long::{Owners, Row, long_listing, long_row};
 pub use map::{MapEntry, map};
 pub use measure::{Measured, measure};
+pub use rebase::{RebaseOptions, rebase};
+pub use resize::{NewSize, ResizeOptions, resize};
+pub use snapshot::{SnapshotOptions, snapshot_apply, snapshot_create, snapshot_delete, snapshots};
 pub use walk::{Entry, EntrySink, Flow, walk};

@@ -49,9 +49,34 @@ fn base() -> Disk {
     disk
 }
 
+/// Commands that read or change the tables themselves.
+const TABLES: &[&str] = &[
+    "check --json IMAGE",
+    "snapshot -c snap IMAGE",
+    "resize IMAGE +64M",
+    "snapshot -d snap IMAGE",
+    "check -r leaks --json IMAGE",
+    "check -r all --json IMAGE",
+    "snapshot -c newer IMAGE",
+];
+
 #[test]
 fn damaged_qcow2() {
-    let mut suite = Suite::new("qcow2", base(), DISK);
+    damaged("qcow2", base(), DISK);
+}
+
+#[test]
+fn damaged_qcow2_is_checked_repaired_and_changed() {
+    let mut base = base();
+    // The base's snapshot shares the active L1 table, which no writer would do.
+    base.be(60, 4, 0);
+    base.be(64, 8, 0);
+    (5..8).for_each(|cluster| base.be(2 * CLUSTER + cluster * 2, 2, 0));
+    damaged("qcow2 tables", base, TABLES);
+}
+
+fn damaged(name: &'static str, base: Disk, commands: &'static [&'static str]) {
+    let mut suite = Suite::new(name, base, commands);
     suite.extension = "qcow2";
     for (field, at, size) in [
         ("magic", 0, 4),

@@ -42,7 +42,14 @@ struct Outcome {
 pub fn judge(path: &Path, commands: &[&str]) -> Verdict {
     let mut verdict = Verdict::default();
     for command in commands {
+        // Whoever refuses to change an image leaves it as it is.
+        let changes = ["snapshot -", "resize "].iter().any(|change| command.starts_with(change));
+        let before = changes.then(|| std::fs::read(path).unwrap());
         let outcome = run(path, command);
+        let refused = outcome.status.is_none_or(|status| !status.success());
+        if before.is_some_and(|before| refused && before != std::fs::read(path).unwrap()) {
+            verdict.failures.push(format!("{command}: refused, and the image is another: {}", outcome.stderr));
+        }
         verdict.cpu_ms = verdict.cpu_ms.max(outcome.cpu_ms);
         verdict.memory_kib = verdict.memory_kib.max(outcome.memory_kib);
         if outcome.status.is_none_or(|status| !status.success()) {
@@ -118,6 +125,8 @@ fn shortcomings(command: &str, outcome: &Outcome) -> Vec<String> {
     match outcome.status.map(|status| status.code()) {
         None => found.push(format!("still running after {} s", WALL.as_secs())),
         Some(Some(0)) => {}
+        // What a check found is on standard output.
+        Some(Some(2 | 3)) if command.starts_with("check ") && !outcome.stdout.is_empty() => {}
         Some(Some(code)) if EXIT_CODES.contains(&code) => match message {
             None => found.push(format!("exit code {code} without a message: {}", outcome.stderr)),
             Some(message) if code == 8 => {

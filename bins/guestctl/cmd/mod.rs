@@ -2,6 +2,7 @@
 
 pub mod cat;
 pub mod check;
+pub mod commit;
 pub mod compare;
 pub mod completions;
 pub mod convert;
@@ -16,7 +17,10 @@ pub mod ls;
 pub mod man;
 pub mod map;
 pub mod measure;
+pub mod rebase;
+pub mod resize;
 pub mod schema;
+pub mod snapshot;
 pub mod stat;
 pub mod version;
 
@@ -41,6 +45,10 @@ pub fn run(args: Args) -> Outcome {
         Command::Convert(command) => command.run(),
         Command::Measure(command) => command.run(),
         Command::Check(command) => command.run(),
+        Command::Commit(command) => command.run(),
+        Command::Rebase(command) => command.run(),
+        Command::Resize(command) => command.run(),
+        Command::Snapshot(command) => command.run(),
         Command::Completions(command) => command.run(),
         Command::Man(command) => command.run(),
         Command::Schema(command) => command.run(),

@@ -6,6 +6,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use super::check::examine;
+use super::edit::Editor;
 use super::{Qcow2, WritableQcow2};
 use crate::block::gate::SameDirectory;
 use crate::block::open::OpenContext;
@@ -240,4 +241,71 @@ fn snapshots_too_survive_a_stop() {
         stops(&format!("qemu-img create -f qcow2 -o {options} disk 300k; {snapshots}"), 80);
     }
     stops("qemu-img convert -c -O qcow2 -o cluster_size=2k raw disk; qemu-img snapshot -c one disk", 80);
+}
+
+/// Each state of the disk: the active one and those of the snapshots, by name.
+fn states(path: &Path, bytes: &[u8], names: &[&str]) -> Vec<Vec<u8>> {
+    let file: Arc<dyn BlockDevice> = Arc::new(Memory::new(bytes.to_vec()));
+    std::iter::once(None)
+        .chain(names.iter().map(|name| Some(*name)))
+        .map(|snapshot| {
+            let image = Qcow2::open(file.clone(), &OpenContext { snapshot, ..context(path) }).unwrap();
+            read_vec(&image, 0, image.size() as usize).unwrap()
+        })
+        .collect()
+}
+
+/// Lets `change` run on the image that `script` makes, and looks at every moment whether the disk is what it was or what
+/// it becomes, the snapshots `names` are what they were, and nothing in use is free.
+fn stops_in(script: &str, names: &[&str], change: impl Fn(Editor)) {
+    let directory = tempfile::tempdir().unwrap();
+    assert!(sh(directory.path(), script), "{script}");
+    let path = directory.path().join("disk");
+    let original = std::fs::read(&path).unwrap();
+    let recorder = Arc::new(Recorder { bytes: Mutex::new(original.clone()), events: Mutex::default() });
+    change(Editor::over(recorder.clone(), &context(&path)).unwrap());
+    let before = states(&path, &original, names);
+    let after = states(&path, &recorder.bytes.lock().unwrap(), names);
+    assert_eq!(before[1..], after[1..], "{script}: the snapshots");
+    let events = std::mem::take(&mut *recorder.events.lock().unwrap());
+    let (mut durable, mut since_flush, mut random) = (original, Vec::new(), Random(7));
+    for (number, event) in events.iter().enumerate() {
+        match event {
+            Event::Flush => since_flush.drain(..).for_each(|event| apply(&mut durable, event)),
+            event => since_flush.push(event),
+        }
+        for kept in [100, 50, 10] {
+            let mut bytes = durable.clone();
+            since_flush.iter().filter(|_| random.below(100) < kept).for_each(|event| apply(&mut bytes, event));
+            let found = examine(&Memory::new(bytes.clone())).unwrap();
+            let free = found.differing.iter().find(|(_, count, references)| count < references);
+            assert_eq!(free, None, "{script}: event {number}: a cluster in use is free");
+            let now = states(&path, &bytes, names);
+            assert!(now[0] == before[0] || now[0] == after[0], "{script}: event {number}: the disk");
+            assert!(now[1..] == before[1..], "{script}: event {number}: the snapshots");
+        }
+    }
+    let found = examine(&Memory::new(durable)).unwrap().findings;
+    assert_eq!((found.corruptions, found.leaks), (0, 0), "{script}: {found:?}");
+}
+
+#[test]
+fn a_stop_while_snapshots_and_sizes_change_loses_no_state() {
+    if !has_qemu() {
+        return;
+    }
+    for options in ["compat=0.10,cluster_size=512", "cluster_size=4k"] {
+        let made = format!(
+            "qemu-img create -f qcow2 -o {options} disk 300k; qemu-io -f qcow2 -c 'write -P 1 0 200k' disk
+            qemu-img snapshot -c one disk; qemu-io -f qcow2 -c 'write -P 2 50k 100k' disk
+            qemu-img snapshot -c two disk; qemu-io -f qcow2 -c 'write -P 3 10k 60k' disk"
+        );
+        let now = std::time::Duration::from_secs(1);
+        stops_in(&made, &["one", "two"], |mut editor| drop(editor.create_snapshot("three", now).unwrap()));
+        stops_in(&made, &["one", "two"], |mut editor| editor.apply_snapshot("one").unwrap());
+        stops_in(&made, &["two"], |mut editor| editor.delete_snapshot("one").unwrap());
+        let single =
+            format!("qemu-img create -f qcow2 -o {options} disk 300k; qemu-io -f qcow2 -c 'write -P 1 0 200k' disk");
+        stops_in(&single, &[], |editor| editor.resize(40 << 20, None).unwrap());
+    }
 }

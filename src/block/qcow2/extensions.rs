@@ -92,6 +92,35 @@ impl<'a> Extensions<'a> {
     }
 }
 
+/// The extensions of `area`, end mark included, with `format` as the backing file's format and all others as they are.
+pub(super) fn with_backing_format(area: &Record<'_>, format: Option<&str>) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut put = |kind: u32, data: &[u8]| {
+        bytes.extend(kind.to_be_bytes());
+        bytes.extend(crate::bytes::low_u32(to_u64(data.len())).to_be_bytes());
+        bytes.extend(data);
+        bytes.resize(bytes.len().next_multiple_of(8), 0);
+    };
+    if let Some(format) = format {
+        put(BACKING_FORMAT, format.as_bytes());
+    }
+    let mut at = 0usize;
+    while at.saturating_add(8) <= area.len() {
+        let (kind, len) = (area.be32(at)?, to_usize(area.be32(at.saturating_add(4))?.into()));
+        if kind == END {
+            break;
+        }
+        let start = at.saturating_add(8);
+        let data = area.slice(start, len)?;
+        if kind != BACKING_FORMAT {
+            put(kind, data);
+        }
+        at = start.saturating_add(to_usize(round_up(to_u64(len), 8).unwrap_or(u64::MAX)));
+    }
+    put(END, &[]);
+    Ok(bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

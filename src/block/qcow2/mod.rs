@@ -28,11 +28,13 @@ mod counts;
 #[cfg(test)]
 mod crash_tests;
 mod disk;
+mod edit;
 mod extensions;
 mod header;
 mod pack;
 mod refcounts;
 mod repair;
+mod snapshot_edit;
 mod snapshots;
 mod state;
 mod tables;
@@ -49,6 +51,7 @@ use std::sync::Arc;
 pub use self::check::Findings;
 use self::cluster::Layout;
 use self::disk::{Disk, Parts};
+pub use self::edit::Editor;
 use self::extensions::Extensions;
 use self::header::{Encryption, Header, L1Table};
 pub use self::repair::Repair;
@@ -146,6 +149,11 @@ impl Qcow2 {
         info
     }
 
+    /// The backing file, as it is named.
+    pub(crate) fn backing_reference(&self) -> Result<Option<Reference>> {
+        self.names.backing_reference()
+    }
+
     fn disk(&self) -> Result<&Disk> {
         self.disk.as_ref().ok_or_else(|| Error::invalid("the image was opened for its headers only"))
     }
@@ -183,13 +191,17 @@ impl Names {
         })
     }
 
-    /// Opens the backing file's disk, in the stated format or else in the probed one.
-    fn open_backing(&self, context: &OpenContext<'_>) -> Result<Option<Arc<dyn BlockDevice>>> {
+    /// The backing file, in the stated format if there is one.
+    fn backing_reference(&self) -> Result<Option<Reference>> {
         let Some(name) = &self.backing_file else { return Ok(None) };
         let format = self.backing_format.as_deref().filter(|name| !name.is_empty());
         let format = format.map(ImageFormat::from_str).transpose()?;
-        let reference = Reference { kind: ReferenceKind::Backing, name: name.clone(), format };
-        context.open_image(&reference).map(Some)
+        Ok(Some(Reference { kind: ReferenceKind::Backing, name: name.clone(), format }))
+    }
+
+    /// Opens the backing file's disk, in the stated format or else in the probed one.
+    fn open_backing(&self, context: &OpenContext<'_>) -> Result<Option<Arc<dyn BlockDevice>>> {
+        self.backing_reference()?.map(|reference| context.open_image(&reference)).transpose()
     }
 
     fn open_data_file(&self, context: &OpenContext<'_>) -> Result<Arc<dyn BlockDevice>> {

@@ -188,6 +188,15 @@ impl Refcounts {
         self.metadata.extend(clusters);
     }
 
+    /// Whether a count can be as high as `value`.
+    pub(super) fn fits(&self, value: u64) -> Result<()> {
+        if value <= self.width.max() {
+            return Ok(());
+        }
+        Err(Error::limit("references to a cluster", self.width.max(), value)
+            .with_hint("convert the image into one with wider reference counts (refcount_bits)"))
+    }
+
     fn block_of(&self, cluster: u64) -> (usize, usize) {
         let bits = self.width.block_bits(self.cluster_bits);
         let block = cluster.wrapping_shr(bits);
@@ -222,10 +231,7 @@ impl Refcounts {
     pub(super) fn set(&mut self, cluster: u64, value: u64) -> Result<()> {
         let width = self.width;
         let (number, index) = self.block_of(cluster);
-        if value > width.max() {
-            return Err(Error::limit("references to a cluster", width.max(), value)
-                .with_hint("convert the image into one with wider reference counts (refcount_bits)"));
-        }
+        self.fits(value)?;
         let Some(block) = self.block(number)? else {
             let found = "no refcount block";
             let position = cluster.wrapping_shl(self.cluster_bits);
@@ -255,48 +261,81 @@ impl Refcounts {
 
     /// The number of a free cluster and of those behind it, at most `most`, all of them counted once from now on.
     pub(super) fn allocate(&mut self, most: u64) -> Result<Range<u64>> {
-        self.allocate_from(self.next_free, most, 1)
-    }
-
-    /// Exactly `count` clusters in a row.
-    pub(super) fn allocate_exactly(&mut self, count: u64) -> Result<Range<u64>> {
-        self.allocate_from(self.next_free, count, count)
-    }
-
-    fn allocate_from(&mut self, from: u64, most: u64, least: u64) -> Result<Range<u64>> {
-        let (mut start, mut end) = (from, from);
-        while range_len(&(start..end)) < most {
-            let enough = least == 1 && start < end;
-            if !self.has_block(end) {
-                if enough {
-                    break;
-                }
+        let mut start = self.next_free;
+        loop {
+            if !self.has_block(start) {
                 // The first cluster without a count becomes the block that has it.
-                self.add_block(end)?;
-            } else if self.get(end)? == 0 {
-                end = end.saturating_add(1);
-            } else if enough {
+                self.add_block(start)?;
+            } else if self.get(start)? == 0 {
                 break;
-            } else {
-                end = end.saturating_add(1);
+            }
+            start = start.saturating_add(1);
+        }
+        let mut end = start;
+        while range_len(&(start..end)) < most && self.has_block(end) && self.get(end)? == 0 {
+            end = end.saturating_add(1);
+        }
+        self.take(start..end)?;
+        self.next_free = end;
+        Ok(start..end)
+    }
+
+    /// Exactly `count` clusters in a row, which may be more than one block counts.
+    pub(super) fn allocate_exactly(&mut self, count: u64) -> Result<Range<u64>> {
+        let block_bits = self.width.block_bits(self.cluster_bits);
+        let per_block = 1u64.wrapping_shl(block_bits);
+        // Room behind them for blocks that count them, and themselves.
+        let spare = count.checked_div(per_block.saturating_sub(1)).unwrap_or(count).saturating_add(3);
+        let run = loop {
+            let run = self.free_run(count.saturating_add(spare))?;
+            if self.block_of(run.end).0 < self.table.len() {
+                break run;
+            }
+            self.grow(to_u64(self.table.len()).wrapping_shl(block_bits))?;
+        };
+        let end = run.start.saturating_add(count);
+        let (first, last) = (self.block_of(run.start).0, self.block_of(run.end).0);
+        let missing: Vec<usize> =
+            (first..=last).filter(|&number| self.table.get(number).is_none_or(|&entry| entry == 0)).collect();
+        let mut spot = end;
+        for &number in &missing {
+            self.put_block(number, spot)?;
+            spot = spot.saturating_add(1);
+        }
+        for block in end..spot {
+            self.set(block, 1)?;
+        }
+        self.take(run.start..end)?;
+        Ok(run.start..end)
+    }
+
+    /// So many clusters in a row that nothing refers to.
+    fn free_run(&mut self, count: u64) -> Result<Range<u64>> {
+        let (mut start, mut end) = (self.next_free, self.next_free);
+        while range_len(&(start..end)) < count {
+            let free = self.get(end)? == 0;
+            end = end.saturating_add(1);
+            if !free {
                 start = end;
             }
         }
-        for cluster in start..end {
+        Ok(start..end)
+    }
+
+    /// Counts free clusters once.
+    fn take(&mut self, clusters: Range<u64>) -> Result<()> {
+        for cluster in clusters.clone() {
             if self.metadata.contains(&cluster) {
                 let position = cluster.wrapping_shl(self.cluster_bits);
                 return Err(Error::corrupt(FORMAT, "reference count", position, 0, "at least 1 for metadata")
                     .with_hint("guestctl check --repair all IMAGE counts the references again"));
             }
         }
-        for cluster in start..end {
+        self.cover(clusters.end)?;
+        for cluster in clusters {
             self.set(cluster, 1)?;
         }
-        if least == 1 {
-            self.next_free = end;
-        }
-        self.cover(end)?;
-        Ok(start..end)
+        Ok(())
     }
 
     /// Makes the file reach to the beginning of `cluster`.

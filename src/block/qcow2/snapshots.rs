@@ -22,7 +22,7 @@ use std::sync::Arc;
 use super::FORMAT;
 use super::header::{Header, L1Table};
 use crate::block::{BlockDevice, Cached, SnapshotInfo, read_vec};
-use crate::bytes::{Record, round_up, to_u64, to_usize};
+use crate::bytes::{Record, low_u32, round_up, to_u64, to_usize};
 use crate::error::{Error, Result};
 use crate::limits;
 
@@ -41,6 +41,9 @@ pub(super) struct Snapshot {
     pub end: u64,
     /// Extra data past what is known.
     pub unknown: Vec<u8>,
+    /// Id and name as they stand there.
+    pub id: Vec<u8>,
+    pub name: Vec<u8>,
     pub l1: L1Table,
     pub info: SnapshotInfo,
 }
@@ -70,6 +73,8 @@ impl<'a> Entry<'a> {
             position: record.offset,
             end: 0,
             unknown: Vec::new(),
+            id: strings.slice(0, self.id_len)?.to_vec(),
+            name: strings.slice(self.id_len, self.name_len)?.to_vec(),
             l1: L1Table { offset: record.be64(0)?, size: record.be32(8)? },
             info: SnapshotInfo {
                 id: text(strings.slice(0, self.id_len)?),
@@ -83,6 +88,32 @@ impl<'a> Entry<'a> {
                 disk_size: if has(16) { extra.be64(8)? } else { disk_size },
             },
         })
+    }
+}
+
+impl Snapshot {
+    /// Appends its entry to a table.
+    pub(super) fn write(&self, table: &mut Vec<u8>) {
+        let info = &self.info;
+        let half = |len: usize| crate::bytes::low_u16(low_u32(to_u64(len)));
+        let clock = info.vm_clock_sec.saturating_mul(1_000_000_000).saturating_add(info.vm_clock_nsec.into());
+        let extra = to_u64(EXTRA_BYTES.saturating_add(self.unknown.len()));
+        table.extend(self.l1.offset.to_be_bytes());
+        table.extend(self.l1.size.to_be_bytes());
+        table.extend(half(self.id.len()).to_be_bytes());
+        table.extend(half(self.name.len()).to_be_bytes());
+        table.extend(low_u32(info.date_sec).to_be_bytes());
+        table.extend(info.date_nsec.to_be_bytes());
+        table.extend(clock.to_be_bytes());
+        table.extend(u32::try_from(info.vm_state_size).unwrap_or(0).to_be_bytes());
+        table.extend(low_u32(extra).to_be_bytes());
+        table.extend(info.vm_state_size.to_be_bytes());
+        table.extend(info.disk_size.to_be_bytes());
+        table.extend(info.icount.unwrap_or(u64::MAX).to_be_bytes());
+        table.extend(&self.unknown);
+        table.extend(&self.id);
+        table.extend(&self.name);
+        table.resize(table.len().next_multiple_of(8), 0);
     }
 }
 

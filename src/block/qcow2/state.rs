@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use super::FORMAT;
 use super::cluster::{COMPRESSED, COPIED, L2Entry, Layout, Mapping, OFFSET, Run};
-use super::header::{AUTOCLEAR_AT, Header, INCOMPATIBLE_AT, RAW_DATA_FILE};
+use super::header::{AUTOCLEAR_AT, Header, RAW_DATA_FILE};
 use super::refcounts::{Metadata, Refcounts, claim};
 use super::snapshots::Snapshot;
 use crate::block::writable::Resizable;
@@ -146,16 +146,6 @@ impl State {
         Ok(())
     }
 
-    /// Sets and clears incompatible features, durably.
-    pub(super) fn set_incompatible(&mut self, features: u64) -> Result<()> {
-        if features != self.header.incompatible && self.header.version >= 3 {
-            self.file.write_all_at(&features.to_be_bytes(), INCOMPATIBLE_AT)?;
-            self.file.flush()?;
-            self.header.incompatible = features;
-        }
-        Ok(())
-    }
-
     // Clusters.
 
     /// Free clusters in a row, at most `most`, now counted once.
@@ -166,7 +156,10 @@ impl State {
 
     /// Free clusters in a row for `bytes` of metadata, now counted once.
     pub(super) fn allocate_table(&mut self, bytes: u64) -> Result<Range<u64>> {
-        let clusters = self.refcounts.allocate_exactly(bytes.div_ceil(self.cluster_size()).max(1))?;
+        let clusters = match bytes.div_ceil(self.cluster_size()) {
+            0 | 1 => self.refcounts.allocate(1)?,
+            count => self.refcounts.allocate_exactly(count)?,
+        };
         self.refcounts.add_metadata(clusters.clone());
         Ok(self.offset_of(clusters.start)..self.offset_of(clusters.end))
     }
@@ -242,7 +235,7 @@ impl State {
     }
 
     /// Word `index` of the L2 table at `table`.
-    fn word(&self, table: u64, index: u64) -> Result<u64> {
+    pub(super) fn word(&self, table: u64, index: u64) -> Result<u64> {
         let words = self.slice_words();
         let within = index & words.saturating_sub(1);
         let start = table.saturating_add(index.saturating_sub(within).saturating_mul(8));
@@ -259,7 +252,7 @@ impl State {
         Ok(words.iter().map(|word| u64::from_be_bytes(*word)).collect())
     }
 
-    fn set_word(&mut self, table: u64, index: u64, value: u64) -> Result<()> {
+    pub(super) fn set_word(&mut self, table: u64, index: u64, value: u64) -> Result<()> {
         let words = self.slice_words();
         let within = index & words.saturating_sub(1);
         let start = table.saturating_add(index.saturating_sub(within).saturating_mul(8));

@@ -87,6 +87,23 @@ impl WritableQcow2 {
         Ok(Self::new(state, backing))
     }
 
+    /// The image and its backing file's disk, which is opened only if the context says that references are followed.
+    pub(crate) fn open_overlay(
+        file: Arc<dyn Resizable>,
+        context: &OpenContext<'_>,
+    ) -> Result<(Self, Option<Arc<dyn BlockDevice>>)> {
+        if context.follow {
+            let disk = Self::open(file, context)?;
+            let backing = disk.backing.clone();
+            return Ok((disk, backing));
+        }
+        let head = read_vec(&*file, 0, header::header_len(file.size()))?;
+        if Header::parse(&Record::new(FORMAT, &head, 0))?.dirty {
+            super::repair::dirty(&file)?;
+        }
+        Ok((Self::new(read_state(file, context)?.0, None), None))
+    }
+
     pub(super) fn new(state: State, backing: Option<Arc<dyn BlockDevice>>) -> Self {
         let clusters = CLUSTER_CACHE.div_euclid(state.cluster_size());
         Self { size: state.header.size, backing, clusters: Lru::new(to_usize(clusters)), state: RwLock::new(state) }
@@ -104,18 +121,24 @@ impl WritableQcow2 {
     }
 
     /// Bytes of a cluster.
-    pub(crate) fn cluster_size(&self) -> u64 {
+    #[must_use]
+    pub fn cluster_size(&self) -> u64 {
         self.read().cluster_size()
     }
 
     /// Whether this image, and none below it, decides the bytes from `range.start` on; and how long that is so.
-    pub(crate) fn allocated(&self, range: Range<u64>) -> Result<(bool, u64)> {
+    pub fn allocated(&self, range: Range<u64>) -> Result<(bool, u64)> {
         let run = self.read().run(range)?;
         Ok((run.mapping != Mapping::Unallocated, run.len))
     }
 
+    /// Writes fields of the header, durably.
+    pub(super) fn write_header(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner).write_header(offset, bytes)
+    }
+
     /// Makes the whole image empty again, so that all comes from below.
-    pub(crate) fn make_empty(&self) -> Result<()> {
+    pub fn make_empty(&self) -> Result<()> {
         let mut state = self.change()?;
         let mut at = 0;
         while at < self.size {
