@@ -56,10 +56,6 @@ impl<D: BlockDevice + ?Sized> BlockDevice for Slice<D> {
     fn host_range(&self, range: Range<u64>) -> Option<HostRange<'_>> {
         self.device.host_range(self.below(&range).ok()?)
     }
-
-    fn status(&self, range: Range<u64>) -> Result<Status> {
-        self.device.status(self.below(&range)?)
-    }
 }
 
 impl<D: BlockWrite + ?Sized> BlockWrite for Slice<D> {

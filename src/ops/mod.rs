@@ -21,6 +21,7 @@ mod resize;
 mod snapshot;
 mod staged;
 mod walk;
+mod without_free;
 mod zero;
 
 pub use check::{CheckOptions, CheckReport, Repair, check};
@@ -40,3 +41,4 @@ pub use rebase::{RebaseOptions, rebase};
 pub use resize::{NewSize, ResizeOptions, resize};
 pub use snapshot::{SnapshotOptions, snapshot_apply, snapshot_create, snapshot_delete, snapshots};
 pub use walk::{Entry, EntrySink, Flow, walk};
+pub use without_free::WithoutFree;

@@ -12,6 +12,7 @@ mod faults;
 mod layout;
 mod pairs;
 mod reflink;
+mod skip_free;
 
 use std::path::Path;
 use std::process::Output;

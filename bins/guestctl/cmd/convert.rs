@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use guestctl::block::{self, BlockDevice, ImageFormat, OpenOptions};
-use guestctl::ops::{self, ConvertOptions, Converted};
+use guestctl::ops::{self, ConvertOptions, Converted, WithoutFree};
 use guestctl::{Error, Result};
 
 use crate::args::{OpenArgs, format};
@@ -132,10 +132,7 @@ impl Convert {
 
     /// The disk to convert: without what is free, if that is asked for.
     fn source(&self, device: std::sync::Arc<dyn BlockDevice>) -> Result<std::sync::Arc<dyn BlockDevice>> {
-        if self.skip_free {
-            return Err(Error::unsupported("convert", "--skip-free"));
-        }
-        Ok(device)
+        Ok(if self.skip_free { std::sync::Arc::new(WithoutFree::new(device)?) } else { device })
     }
 }
 
