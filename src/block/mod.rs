@@ -20,6 +20,7 @@ mod gate;
 mod info;
 mod lru;
 mod memory;
+pub mod nbd;
 mod open;
 mod ova;
 mod overlay;

@@ -1,0 +1,8 @@
+//! Disks behind the NBD protocol.
+
+mod stream;
+pub mod tls;
+mod uri;
+
+pub use stream::Stream;
+pub use uri::{Address, PORT, Uri};
