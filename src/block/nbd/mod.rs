@@ -1,5 +1,6 @@
 //! Disks behind the NBD protocol.
 
+pub mod protocol;
 mod stream;
 pub mod tls;
 mod uri;

@@ -90,7 +90,10 @@ fn parse(text: &str) -> Result<Uri> {
         "nbd+unix" => (false, true),
         "nbds+unix" => (true, true),
         other => {
-            return Err(Error::unsupported("nbd", format!("the URI scheme {}", crate::bytes::escape(other.as_bytes()))));
+            return Err(Error::unsupported(
+                "nbd",
+                format!("the URI scheme {}", crate::bytes::escape(other.as_bytes())),
+            ));
         }
     };
     if rest.contains('#') {
