@@ -9,6 +9,7 @@ mod download;
 mod find;
 mod glob;
 mod long;
+mod serve;
 mod staged;
 mod walk;
 
@@ -18,4 +19,5 @@ pub use download::{download, write_to};
 pub use find::{find, find_each, find0};
 pub use glob::glob_expand;
 pub use long::{Owners, Row, long_listing, long_row};
+pub use serve::{Listener, ServeOptions, SocketFile, Stop, serve};
 pub use walk::{Entry, EntrySink, Flow, walk};

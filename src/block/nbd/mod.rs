@@ -1,6 +1,7 @@
 //! Disks behind the NBD protocol.
 
 pub mod protocol;
+pub mod server;
 mod stream;
 pub mod tls;
 mod uri;

@@ -155,6 +155,17 @@ impl Stream {
         Ok(())
     }
 
+    /// Reads what there is, at least one byte; 0 when the peer has closed.
+    pub(super) fn read_once(&self, buf: &mut [u8], deadline: Instant) -> io::Result<usize> {
+        loop {
+            match self.read_some(buf) {
+                Ok(len) => return Ok(len),
+                Err(Stop::Wait(ready)) => self.wait(ready, deadline)?,
+                Err(Stop::Failed(error)) => return Err(error),
+            }
+        }
+    }
+
     /// Writes all of `bytes`; `TimedOut` past `deadline`. Concurrent writers must take turns themselves.
     pub fn write_all(&self, mut bytes: &[u8], deadline: Instant) -> io::Result<()> {
         while !bytes.is_empty() {
