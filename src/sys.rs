@@ -21,7 +21,7 @@ struct FileCloneRange {
 /// Offsets must be multiples of the filesystem's block, the length too unless the range ends where `from` does.
 ///
 /// `EOPNOTSUPP`, `EXDEV`, `EINVAL`, `ENOTTY`: this filesystem, pair of files or range cannot be shared; nothing changed.
-pub fn clone_range(from: &File, from_offset: u64, len: u64, to: &File, to_offset: u64) -> Result<(), Errno> {
+pub(crate) fn clone_range(from: &File, from_offset: u64, len: u64, to: &File, to_offset: u64) -> Result<(), Errno> {
     const FICLONERANGE: rustix::ioctl::Opcode = opcode::write::<FileCloneRange>(0x94, 13);
     let argument = FileCloneRange {
         src_fd: i64::from(from.as_raw_fd()),

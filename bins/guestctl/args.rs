@@ -42,6 +42,16 @@ pub enum Command {
     Df(cmd::df::Df),
     /// Show what an image file says about itself.
     Info(cmd::info::Info),
+    /// Show which parts of a disk are data.
+    Map(cmd::map::Map),
+    /// Say whether two disks hold the same bytes.
+    Compare(cmd::compare::Compare),
+    /// Make a new image.
+    Create(cmd::create::Create),
+    /// Convert an image into another format.
+    Convert(cmd::convert::Convert),
+    /// Say how many bytes a new image would need.
+    Measure(cmd::measure::Measure),
     /// Print the JSON Schema of `inspect --json`.
     Schema(cmd::schema::Schema),
     /// Print a shell's completions.
@@ -55,14 +65,21 @@ pub enum Command {
 /// Which images, and how to open them.
 #[derive(Debug, Clone, ClapArgs)]
 pub struct ImageArgs {
-    /// The image: raw, qcow2, vmdk or ova; `disk.qcow2#name` reads an internal snapshot.
+    /// The image: raw, qcow2, vmdk, vdi, vhd, vhdx or ova; `disk.qcow2#name` reads an internal snapshot.
     #[arg(value_name = "IMAGE")]
     pub image: PathBuf,
     /// A further drive of the same guest; repeatable.
     #[arg(short = 'a', long = "add", value_name = "IMAGE")]
     pub more: Vec<PathBuf>,
+    #[command(flatten)]
+    pub open: OpenArgs,
+}
+
+/// How to open images.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct OpenArgs {
     /// The format of the images; without it the format is probed.
-    #[arg(short = 'f', long = "input-format", value_name = "FORMAT", value_parser = format)]
+    #[arg(id = "input_format", short = 'f', long = "input-format", value_name = "FORMAT", value_parser = format)]
     pub format: Option<ImageFormat>,
     /// Open files that the image names (backing files, extents) if they lie in or below this directory; repeatable.
     #[arg(long, value_name = "DIR")]
@@ -82,6 +99,7 @@ pub struct GuestArgs {
     pub mount: Vec<String>,
 }
 
-fn format(name: &str) -> Result<ImageFormat, String> {
+/// An image format by its name.
+pub fn format(name: &str) -> Result<ImageFormat, String> {
     name.parse().map_err(|_| format!("known formats: {}", ImageFormat::ALL.map(ImageFormat::name).join(", ")))
 }

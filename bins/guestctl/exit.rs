@@ -8,6 +8,10 @@ use std::process::ExitCode;
 pub enum Failure {
     /// The library's answer.
     Guest(guestctl::Error),
+    /// The same, with the exit code that a command's users know instead of the library's.
+    Coded(guestctl::Error, u8),
+    /// Nothing failed, but the answer is an exit code.
+    Answer(u8),
     /// Standard output could not be written.
     Output(io::Error),
 }
@@ -36,9 +40,14 @@ pub fn report(outcome: Outcome) -> ExitCode {
             report(Err(Failure::Guest(guestctl::Error::io("write to", "standard output", error))))
         }
         Err(Failure::Guest(error)) => {
-            complain(&error.to_string(), error.hint());
-            ExitCode::from(error.exit_code())
+            let code = error.exit_code();
+            report(Err(Failure::Coded(error, code)))
         }
+        Err(Failure::Coded(error, code)) => {
+            complain(&error.to_string(), error.hint());
+            ExitCode::from(code)
+        }
+        Err(Failure::Answer(code)) => ExitCode::from(code),
     }
 }
 

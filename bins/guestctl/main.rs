@@ -9,11 +9,15 @@
 mod args;
 mod cmd;
 mod exit;
+mod interrupt;
+mod jobs;
 mod json;
+mod new_image;
 mod print;
 mod progress;
 mod record;
 mod session;
+mod size;
 
 use clap::Parser;
 

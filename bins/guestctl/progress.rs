@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use guestctl::progress::Progress;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::interrupt;
 use crate::print::human;
 
 /// How often a line is printed where there is no terminal.
@@ -17,6 +18,7 @@ const LINE_EVERY: Duration = Duration::from_secs(5);
 pub struct Shown {
     what: String,
     bar: Option<ProgressBar>,
+    shown: bool,
     total: AtomicU64,
     done: AtomicU64,
     started: Instant,
@@ -34,15 +36,26 @@ impl Shown {
                 .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
                 .with_message(what.to_owned())
         });
+        interrupt::wanted();
         let now = Instant::now();
         Self {
             what: what.to_owned(),
             bar,
+            shown: true,
             total: AtomicU64::new(0),
             done: AtomicU64::new(0),
             started: now,
             last_line: Mutex::new(now),
         }
+    }
+
+    /// The same, but nothing is shown when `quiet`.
+    pub fn quiet(mut self, quiet: bool) -> Self {
+        if quiet {
+            self.bar = None;
+            self.shown = false;
+        }
+        self
     }
 
     #[allow(clippy::print_stderr, reason = "progress is for people")]
@@ -72,8 +85,13 @@ impl Progress for Shown {
         self.done.fetch_add(bytes, Ordering::Relaxed);
         match &self.bar {
             Some(bar) => bar.inc(bytes),
-            None => self.line(),
+            None if self.shown => self.line(),
+            None => {}
         }
+    }
+
+    fn cancelled(&self) -> bool {
+        interrupt::wanted()
     }
 }
 

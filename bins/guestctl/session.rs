@@ -3,12 +3,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use guestctl::block::{AllowDirectories, DenyAll, OpenGate, SameDirectory};
+use guestctl::block::{AllowDirectories, DenyAll, OpenGate, OpenOptions, SameDirectory};
 use guestctl::{DriveOptions, Error, Guestfs, Result};
 
-use crate::args::{GuestArgs, ImageArgs};
+use crate::args::{GuestArgs, ImageArgs, OpenArgs};
 
-impl ImageArgs {
+impl OpenArgs {
     /// The gate that the options ask for.
     pub fn gate(&self) -> Result<Arc<dyn OpenGate>> {
         Ok(if self.allow_same_dir {
@@ -20,12 +20,19 @@ impl ImageArgs {
         })
     }
 
+    /// The library's options.
+    pub fn options(&self) -> Result<OpenOptions> {
+        Ok(OpenOptions { format: self.format, gate: self.gate()?, snapshot: None })
+    }
+}
+
+impl ImageArgs {
     /// All images as drives, launched; nothing is mounted.
     pub fn launch(&self) -> Result<Guestfs> {
         let g = Guestfs::new()?;
-        let gate = self.gate()?;
+        let gate = self.open.gate()?;
         for path in std::iter::once(&self.image).chain(&self.more) {
-            let options = DriveOptions { format: self.format, gate: gate.clone(), ..DriveOptions::default() };
+            let options = DriveOptions { format: self.open.format, gate: gate.clone(), ..DriveOptions::default() };
             g.add_drive_with(path, options)?;
         }
         g.launch()?;

@@ -4,7 +4,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{BlockDevice, Extent, HostRange, Lru, check_range};
+use super::{BlockDevice, Extent, HostRange, Lru, Status, check_range};
 use crate::bytes::{to_u64, to_usize};
 use crate::error::Result;
 
@@ -73,6 +73,10 @@ impl BlockDevice for Cached {
 
     fn next_extent(&self, range: Range<u64>) -> Result<Extent> {
         self.device.next_extent(range)
+    }
+
+    fn status(&self, range: Range<u64>) -> Result<Status> {
+        self.device.status(range)
     }
 
     fn host_range(&self, range: Range<u64>) -> Option<HostRange<'_>> {

@@ -12,7 +12,7 @@ use std::sync::Mutex;
 
 use rustix::fs::SeekFrom as Whence;
 
-use super::{BlockDevice, Extent, ExtentKind, HostRange, check_range, range_len};
+use super::{BlockDevice, Extent, ExtentKind, HostRange, Status, check_range, range_len};
 use crate::error::{Error, Result};
 
 /// A regular file or a block device of the host, opened read-only.
@@ -112,6 +112,11 @@ impl BlockDevice for HostFile {
         };
         let len = run.end.min(range.end).saturating_sub(range.start).max(1);
         Ok(Extent { kind, len })
+    }
+
+    fn status(&self, range: Range<u64>) -> Result<Status> {
+        let (start, Extent { kind, len }) = (range.start, self.next_extent(range)?);
+        Ok(Status { len, kind, depth: 0, allocated: true, compressed: false, offset: Some(start) })
     }
 
     fn host_range(&self, range: Range<u64>) -> Option<HostRange<'_>> {

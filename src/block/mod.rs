@@ -83,7 +83,8 @@ pub trait BlockDevice: Send + Sync + fmt::Debug {
 pub struct Status {
     /// Its length in bytes, never zero.
     pub len: u64,
-    /// What is known of its bytes.
+    /// What is known of its bytes. A zero extent with an [`offset`](Self::offset) is stored as data, where the file below
+    /// happens to have a hole.
     pub kind: ExtentKind,
     /// How many images lie above the one that decides this extent: 0 for the image itself, 1 for its backing file …
     pub depth: u32,
@@ -93,6 +94,18 @@ pub struct Status {
     pub compressed: bool,
     /// Where it lies unchanged in the file of that image.
     pub offset: Option<u64>,
+}
+
+impl Status {
+    /// The same seen from the image above the one that answered.
+    pub(crate) fn from_above(self) -> Self {
+        Self { depth: self.depth.saturating_add(1), ..self }
+    }
+
+    /// What no image of a chain of `depth` images below has an entry for.
+    pub(crate) fn unallocated(len: u64) -> Self {
+        Self { len, kind: ExtentKind::Hole, depth: 0, allocated: false, compressed: false, offset: None }
+    }
 }
 
 /// A device that can be changed. What was written is seen by every later read of any thread.

@@ -90,6 +90,34 @@ impl ImageInfo {
     }
 }
 
+impl ImageInfo {
+    /// The facts of the image and of every backing file below it, top first. Each is opened through the gate.
+    pub fn read_chain(path: &Path, options: &OpenOptions) -> Result<Vec<Self>> {
+        let mut chain = vec![Self::read(path, options)?];
+        let mut path = split_snapshot(path).0.to_owned();
+        while let Some(top) = chain.last().filter(|top| top.backing_filename.is_some()) {
+            let depth = crate::bytes::to_u64(chain.len());
+            limits::check("backing chain depth", depth, limits::BACKING_CHAIN_DEPTH)?;
+            let format = top.backing_filename_format.as_deref().filter(|name| !name.is_empty());
+            let reference = Reference {
+                kind: super::gate::ReferenceKind::Backing,
+                name: top.backing_filename.clone().unwrap_or_default().into_bytes(),
+                format: format.map(str::parse).transpose()?,
+            };
+            let context = OpenContext { path: &path, gate: &*options.gate, depth: 0, follow: false, snapshot: None };
+            let (file, below) = context.open_file(&reference)?;
+            let allocated = file.allocated()?;
+            let context = OpenContext { path: &below, ..context };
+            let opened = open_format(Arc::new(file), reference.format, &context);
+            let mut info = opened.map_err(|error| error.in_image(below.display()))?.info;
+            info.actual_size = Some(allocated);
+            chain.push(info);
+            path = below;
+        }
+        Ok(chain)
+    }
+}
+
 fn open_path(path: &Path, options: &OpenOptions, follow: bool) -> Result<Image> {
     let (path, fragment) = split_snapshot(path);
     let snapshot = options.snapshot.as_deref().or(fragment);

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{BlockDevice, BlockWrite, Extent, HostRange, check_range};
+use super::{BlockDevice, BlockWrite, Extent, HostRange, Status, check_range};
 use crate::bytes::to_usize;
 use crate::error::{Error, Result};
 
@@ -49,6 +49,10 @@ impl<D: BlockDevice + ?Sized> BlockDevice for Slice<D> {
         self.device.next_extent(self.below(&range)?)
     }
 
+    fn status(&self, range: Range<u64>) -> Result<Status> {
+        self.device.status(self.below(&range)?)
+    }
+
     fn host_range(&self, range: Range<u64>) -> Option<HostRange<'_>> {
         self.device.host_range(self.below(&range).ok()?)
     }
@@ -61,6 +65,10 @@ impl<D: BlockWrite + ?Sized> BlockWrite for Slice<D> {
 
     fn write_zeroes(&self, range: Range<u64>) -> Result<()> {
         self.device.write_zeroes(self.below(&range)?)
+    }
+
+    fn discard(&self, range: Range<u64>) -> Result<()> {
+        self.device.discard(self.below(&range)?)
     }
 
     fn flush(&self) -> Result<()> {

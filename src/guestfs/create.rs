@@ -3,17 +3,19 @@
 use std::path::Path;
 
 use super::Guestfs;
-use crate::block::ImageFormat;
-use crate::error::{Error, Result};
+use crate::block::NewImage;
+use crate::error::Result;
 use crate::ops;
 
 impl Guestfs {
-    /// Makes an empty disk image of `size` bytes that the host stores sparsely. It appears under its name complete, in
-    /// place of a file that was there. Needs no launch. The format is `raw`; no other can be written yet.
+    /// Makes an empty disk image of `size` bytes in `format` ("raw", "qcow2", "vmdk", "vdi", "vpc", "vhdx"), which the
+    /// host stores sparsely. It appears under its name complete, in place of a file that was there. Needs no launch.
     pub fn disk_create(&self, filename: impl AsRef<Path>, format: &str, size: u64) -> Result<()> {
-        match format.parse()? {
-            ImageFormat::Raw => ops::create_raw(filename.as_ref(), size),
-            other => Err(Error::unsupported(other.name(), "creating images")),
-        }
+        self.disk_create_opts(filename, &NewImage::new(format.parse()?, size))
+    }
+
+    /// The same with everything that can be chosen: backing file, cluster size, preallocation …
+    pub fn disk_create_opts(&self, filename: impl AsRef<Path>, new: &NewImage) -> Result<()> {
+        ops::create(filename.as_ref(), new)
     }
 }

@@ -2,12 +2,18 @@
 
 use std::path::Path;
 
-use super::staged::Staged;
-use crate::error::{Error, Result};
+use super::convert::NewFiles;
+use crate::block::{NewImage, Preallocation};
+use crate::error::Result;
 
-/// Makes a raw image of `size` bytes, all of them a hole.
-pub fn create_raw(path: &Path, size: u64) -> Result<()> {
-    let staged = Staged::create(path)?;
-    staged.file.set_len(size).map_err(|error| Error::io("set the size of", path.display(), error))?;
-    staged.publish(path)
+/// Makes the image that `new` describes at `path`, in place of a file that was there. With a backing file its disk shows
+/// what the backing file holds; else it is all zeroes. With
+/// [`preallocation`](NewImage::preallocation) every guest byte gets its place now.
+pub fn create(path: &Path, new: &NewImage) -> Result<()> {
+    let files = NewFiles::create(path, new)?;
+    if new.preallocation != Preallocation::Off {
+        super::convert::fill(&files, new.size, new.preallocation)?;
+    }
+    files.finish(new.preallocation)?;
+    files.publish()
 }

@@ -23,7 +23,7 @@ pub fn download(device: &dyn BlockDevice, path: &Path, progress: &dyn Progress) 
     }
     let staged = Staged::create(path)?;
     to_file(device, &staged.file, path, progress)?;
-    staged.publish(path)
+    staged.publish()
 }
 
 fn copy(

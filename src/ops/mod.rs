@@ -4,20 +4,29 @@
 //! never below, on the rayon pool that the caller is in; what comes out never depends on the number of threads.
 
 mod checksum;
+mod compare;
+mod convert;
 mod create;
 mod download;
 mod find;
 mod glob;
 mod long;
+mod map;
+mod measure;
 mod serve;
 mod staged;
 mod walk;
+mod zero;
 
 pub use checksum::{Algorithm, checksum};
-pub use create::create_raw;
+pub use compare::{CompareOptions, Comparison, compare};
+pub use convert::{ConvertOptions, Converted, convert, convert_into};
+pub use create::create;
 pub use download::{download, write_to};
 pub use find::{find, find_each, find0};
 pub use glob::glob_expand;
 pub use long::{Owners, Row, long_listing, long_row};
+pub use map::{MapEntry, map};
+pub use measure::{Measured, measure};
 pub use serve::{Listener, ServeOptions, SocketFile, Stop, serve};
 pub use walk::{Entry, EntrySink, Flow, walk};

@@ -1,20 +1,28 @@
 //! `guestctl info`: what `qemu-img info` says, with the same JSON keys.
 
 use std::io::Write;
+use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
-use guestctl::block::{FormatSpecific, ImageInfo, OpenOptions};
+use clap::Args;
+use guestctl::block::{FormatSpecific, ImageInfo};
 use guestctl::bytes::escape;
 
-use crate::args::ImageArgs;
+use super::Output;
+use crate::args::OpenArgs;
 use crate::exit::Outcome;
 use crate::print;
 
 /// Show what an image file says about itself. Nothing that it names is opened.
 #[derive(Debug, Args)]
 pub struct Info {
+    /// The image.
+    #[arg(value_name = "IMAGE")]
+    image: PathBuf,
     #[command(flatten)]
-    images: ImageArgs,
+    open: OpenArgs,
+    /// Show the backing files too, one after another; those that the options let in.
+    #[arg(long)]
+    backing_chain: bool,
     /// Print JSON with the keys of qemu-img.
     #[arg(long)]
     json: bool,
@@ -23,49 +31,57 @@ pub struct Info {
     output: Output,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Output {
-    Human,
-    Json,
-}
-
 impl Info {
     pub fn run(self) -> Outcome {
-        let options = OpenOptions { format: self.images.format, gate: self.images.gate()?, snapshot: None };
-        let info = ImageInfo::read(&self.images.image, &options)?;
-        if self.json || self.output == Output::Json {
-            return Ok(print::json(&info)?);
-        }
-        let mut out = print::stdout()?;
-        let probed = if info.probed { " (probed)" } else { "" };
-        writeln!(out, "image: {}", escape(info.filename.as_bytes()))?;
-        writeln!(out, "file format: {}{probed}", info.format)?;
-        writeln!(out, "virtual size: {} ({} bytes)", print::human(info.virtual_size), info.virtual_size)?;
-        if let Some(size) = info.actual_size {
-            writeln!(out, "disk size: {}", print::human(size))?;
-        }
-        if info.encrypted {
-            writeln!(out, "encrypted: yes")?;
-        }
-        if let Some(size) = info.cluster_size {
-            writeln!(out, "cluster_size: {size}")?;
-        }
-        if let Some(name) = &info.backing_filename {
-            writeln!(out, "backing file: {}", escape(name.as_bytes()))?;
-        }
-        if let Some(format) = &info.backing_filename_format {
-            writeln!(out, "backing file format: {}", escape(format.as_bytes()))?;
-        }
-        if !info.snapshots.is_empty() {
-            writeln!(out, "snapshots:")?;
-            for snapshot in &info.snapshots {
-                let taken = guestctl::fs::Timestamp { seconds: snapshot.date_sec as i64, nanoseconds: 0 }.minute();
-                writeln!(out, "    {}  {}  {taken}", escape(snapshot.id.as_bytes()), escape(snapshot.name.as_bytes()))?;
+        let options = self.open.options()?;
+        if self.backing_chain {
+            let chain = ImageInfo::read_chain(&self.image, &options)?;
+            if self.json || self.output == Output::Json {
+                return Ok(print::json(&chain)?);
             }
+            for (number, info) in chain.iter().enumerate() {
+                if number > 0 {
+                    writeln!(print::stdout()?)?;
+                }
+                show(info)?;
+            }
+            return Ok(());
         }
-        specific(&mut out, &info)?;
-        Ok(out.flush()?)
+        let info = ImageInfo::read(&self.image, &options)?;
+        if self.json || self.output == Output::Json { Ok(print::json(&info)?) } else { show(&info) }
     }
+}
+
+fn show(info: &ImageInfo) -> Outcome {
+    let mut out = print::stdout()?;
+    let probed = if info.probed { " (probed)" } else { "" };
+    writeln!(out, "image: {}", escape(info.filename.as_bytes()))?;
+    writeln!(out, "file format: {}{probed}", info.format)?;
+    writeln!(out, "virtual size: {} ({} bytes)", print::human(info.virtual_size), info.virtual_size)?;
+    if let Some(size) = info.actual_size {
+        writeln!(out, "disk size: {}", print::human(size))?;
+    }
+    if info.encrypted {
+        writeln!(out, "encrypted: yes")?;
+    }
+    if let Some(size) = info.cluster_size {
+        writeln!(out, "cluster_size: {size}")?;
+    }
+    if let Some(name) = &info.backing_filename {
+        writeln!(out, "backing file: {}", escape(name.as_bytes()))?;
+    }
+    if let Some(format) = &info.backing_filename_format {
+        writeln!(out, "backing file format: {}", escape(format.as_bytes()))?;
+    }
+    if !info.snapshots.is_empty() {
+        writeln!(out, "snapshots:")?;
+        for snapshot in &info.snapshots {
+            let taken = guestctl::fs::Timestamp { seconds: snapshot.date_sec as i64, nanoseconds: 0 }.minute();
+            writeln!(out, "    {}  {}  {taken}", escape(snapshot.id.as_bytes()), escape(snapshot.name.as_bytes()))?;
+        }
+    }
+    specific(&mut out, info)?;
+    Ok(out.flush()?)
 }
 
 /// What only one format has, as indented lines.

@@ -1,7 +1,10 @@
 //! One file per subcommand.
 
 pub mod cat;
+pub mod compare;
 pub mod completions;
+pub mod convert;
+pub mod create;
 pub mod df;
 pub mod download;
 pub mod filesystems;
@@ -10,12 +13,23 @@ pub mod info;
 pub mod inspect;
 pub mod ls;
 pub mod man;
+pub mod map;
+pub mod measure;
 pub mod schema;
 pub mod stat;
 pub mod version;
 
+use clap::ValueEnum;
+
 use crate::args::{Args, Command};
 use crate::exit::Outcome;
+
+/// qemu-img's way to ask for JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    Human,
+    Json,
+}
 
 /// Runs what was asked for.
 pub fn run(args: Args) -> Outcome {
@@ -29,6 +43,11 @@ pub fn run(args: Args) -> Outcome {
         Command::Download(command) => command.run(),
         Command::Df(command) => command.run(),
         Command::Info(command) => command.run(),
+        Command::Map(command) => command.run(),
+        Command::Compare(command) => command.run(),
+        Command::Create(command) => command.run(),
+        Command::Convert(command) => command.run(),
+        Command::Measure(command) => command.run(),
         Command::Completions(command) => command.run(),
         Command::Man(command) => command.run(),
         Command::Schema(command) => command.run(),

@@ -7,7 +7,7 @@ use super::cluster::{CompressedCluster, Layout, Mapping, Run};
 use super::compressed::Compression;
 use super::header::L1Table;
 use super::tables::{Tables, Walk};
-use crate::block::{BlockDevice, Extent, ExtentKind, HostRange, Lru, check_range, range_len};
+use crate::block::{BlockDevice, Extent, ExtentKind, HostRange, Lru, Status, check_range, range_len};
 use crate::bytes::{to_u64, to_usize};
 use crate::error::Result;
 
@@ -191,6 +191,33 @@ impl Disk {
         let backing = self.backing.as_ref()?;
         let end = at.saturating_add(len).min(backing.size());
         (at < end).then_some((backing, at..end))
+    }
+
+    /// As [`BlockDevice::status`].
+    pub(super) fn status(&self, range: Range<u64>) -> Result<Status> {
+        check_range(self.size, range.start, to_usize(range_len(&range)))?;
+        let run = self.extent_walk().run(range.clone())?;
+        let stored = |extent: Extent, compressed, offset| Status {
+            len: extent.len,
+            kind: extent.kind,
+            depth: 0,
+            allocated: true,
+            compressed,
+            offset,
+        };
+        Ok(match run.mapping {
+            Mapping::Zero => stored(Extent { kind: ExtentKind::Zero, len: run.len }, false, None),
+            Mapping::Compressed(_) => stored(Extent { kind: ExtentKind::Data, len: run.len }, true, None),
+            Mapping::Host(host) => stored(self.stored_extent(&run)?, false, Some(host)),
+            Mapping::Unallocated => match self.backed(range.start, run.len) {
+                Some((backing, range)) => backing.status(range)?.from_above(),
+                // What lies past the end of a backing file is its zeroes.
+                None if self.backing.is_some() => {
+                    Status { allocated: true, ..Status::unallocated(run.len) }.from_above()
+                }
+                None => Status::unallocated(run.len),
+            },
+        })
     }
 
     /// As [`BlockDevice::host_range`].

@@ -25,6 +25,7 @@ mod compressed;
 mod disk;
 mod extensions;
 mod header;
+mod pack;
 mod snapshots;
 mod tables;
 #[cfg(test)]
@@ -46,7 +47,7 @@ use super::gate::{Reference, ReferenceKind};
 use super::info::FormatSpecific;
 use super::open::OpenContext;
 use super::probe::ImageFormat;
-use super::{BlockDevice, Extent, HostRange, ImageInfo, read_vec};
+use super::{BlockDevice, Extent, HostRange, ImageInfo, Status, read_vec};
 use crate::bytes::{Record, to_usize};
 use crate::error::{Error, Result};
 use crate::limits;
@@ -237,5 +238,9 @@ impl BlockDevice for Qcow2 {
 
     fn host_range(&self, range: Range<u64>) -> Option<HostRange<'_>> {
         self.disk.as_ref()?.host_range(range)
+    }
+
+    fn status(&self, range: Range<u64>) -> Result<Status> {
+        self.disk()?.status(range)
     }
 }

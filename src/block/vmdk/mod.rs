@@ -26,8 +26,8 @@ use super::gate::{Reference, ReferenceKind};
 use super::info::VmdkExtentInfo;
 use super::open::OpenContext;
 use super::{
-    BlockDevice, Extent, ExtentKind, FormatSpecific, HostRange, ImageFormat, ImageInfo, Slice, check_range, range_len,
-    read_vec,
+    BlockDevice, Extent, ExtentKind, FormatSpecific, HostRange, ImageFormat, ImageInfo, Slice, Status, check_range,
+    range_len, read_vec,
 };
 use crate::bytes::{to_u64, to_usize};
 use crate::error::{Error, Result};
@@ -217,6 +217,36 @@ impl BlockDevice for Vmdk {
             }
             Source::Flat(device) => device.next_extent(found.range),
             Source::Zero => Ok(Extent { kind: ExtentKind::Zero, len: range_len(&found.range) }),
+            Source::Closed => Err(closed()),
+        }
+    }
+
+    fn status(&self, range: Range<u64>) -> Result<Status> {
+        let found = self.find(&range)?;
+        let stored = |Extent { kind, len }, compressed, offset| Status {
+            len,
+            kind,
+            depth: 0,
+            allocated: true,
+            compressed,
+            offset,
+        };
+        match &found.part.source {
+            Source::Sparse(sparse) => {
+                let run = sparse.run(&self.caches, found.range)?;
+                let data = Extent { kind: ExtentKind::Data, len: run.len };
+                Ok(match run.place {
+                    Place::Zero => stored(Extent { kind: ExtentKind::Zero, len: run.len }, false, None),
+                    Place::Data(offset) => stored(data, false, Some(sparse.in_file(offset, run.len).start)),
+                    Place::Compressed(_) => stored(data, true, None),
+                    Place::Unallocated => match self.in_parent(range.start..range.start.saturating_add(run.len)) {
+                        Some((parent, range)) => parent.status(range)?.from_above(),
+                        None => Status::unallocated(run.len),
+                    },
+                })
+            }
+            Source::Flat(device) => device.status(found.range),
+            Source::Zero => Ok(stored(self.next_extent(range)?, false, None)),
             Source::Closed => Err(closed()),
         }
     }
