@@ -1,9 +1,11 @@
 //! Disks behind the NBD protocol.
 
+pub mod client;
 pub mod protocol;
 mod stream;
 pub mod tls;
 mod uri;
 
+pub use client::{Client, NbdOptions};
 pub use stream::Stream;
 pub use uri::{Address, PORT, Uri};
