@@ -290,6 +290,9 @@ mod tests {
         assert_eq!(stream.read_exact(&mut [0; 4], soon()).unwrap_err().kind(), io::ErrorKind::TimedOut);
         let full = stream.write_all(&vec![0; 64 << 20], soon()).unwrap_err();
         assert_eq!(full.kind(), io::ErrorKind::TimedOut);
+        drop((stream, theirs));
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let stream = Stream::try_from(ours).unwrap();
         drop(theirs);
         assert_eq!(stream.read_exact(&mut [0; 4], soon()).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
         assert_eq!(stream.write_all(&[0], soon()).unwrap_err().kind(), io::ErrorKind::BrokenPipe);

@@ -67,6 +67,25 @@ impl Uri {
         family.eq_ignore_ascii_case("nbd") || family.eq_ignore_ascii_case("nbds")
     }
 
+    /// The default export of the server at a Unix socket, without TLS.
+    #[must_use]
+    pub fn unix(socket: &Path) -> Self {
+        Self::plain(Address::Unix(socket.to_owned()), String::new())
+    }
+
+    fn plain(address: Address, export: String) -> Self {
+        Self {
+            address,
+            export,
+            tls: false,
+            user: None,
+            tls_certificates: None,
+            tls_psk_file: None,
+            tls_hostname: None,
+            tls_verify_peer: true,
+        }
+    }
+
     /// The URI of another export of the same server.
     #[must_use]
     pub fn with_export(&self, export: &str) -> Self {
@@ -114,18 +133,8 @@ fn parse(text: &str) -> Result<Uri> {
         ));
     }
     let mut socket = None;
-    let address = Address::Unix(PathBuf::new());
-    let user = user.filter(|user| !user.is_empty());
-    let mut uri = Uri {
-        address,
-        export,
-        tls,
-        user,
-        tls_certificates: None,
-        tls_psk_file: None,
-        tls_hostname: None,
-        tls_verify_peer: true,
-    };
+    let plain = Uri::plain(Address::Unix(PathBuf::new()), export);
+    let mut uri = Uri { tls, user: user.filter(|user| !user.is_empty()), ..plain };
     for pair in query.split(['&', ';']).filter(|pair| !pair.is_empty()) {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         let value = decode(value)?;
@@ -218,7 +227,7 @@ fn encode(text: &str) -> String {
     for &byte in text.as_bytes() {
         match byte {
             b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => {
-                encoded.push(char::from(byte))
+                encoded.push(char::from(byte));
             }
             _ => encoded.push_str(&format!("%{byte:02X}")),
         }
@@ -239,9 +248,9 @@ impl fmt::Display for Uri {
             Address::Tcp { host, port } => {
                 write!(f, "://{user}")?;
                 if host.contains(':') {
-                    write!(f, "[{host}]")?
+                    write!(f, "[{host}]")?;
                 } else {
-                    f.write_str(&encode(host))?
+                    f.write_str(&encode(host))?;
                 }
                 if *port != PORT {
                     write!(f, ":{port}")?;
