@@ -52,6 +52,8 @@ pub enum Command {
     Convert(cmd::convert::Convert),
     /// Say how many bytes a new image would need.
     Measure(cmd::measure::Measure),
+    /// Serve images over NBD.
+    Serve(cmd::serve::Serve),
     /// Print the JSON Schema of `inspect --json`.
     Schema(cmd::schema::Schema),
     /// Print a shell's completions.

@@ -289,15 +289,22 @@ impl Server {
     fn close(&self) {
         let end = Instant::now() + GRACE;
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        clients.values().for_each(|socket| drop(rustix::net::shutdown(socket, Shutdown::Read)));
+        end_all(&clients, Shutdown::Read);
         while !clients.is_empty() {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                clients.values().for_each(|socket| drop(rustix::net::shutdown(socket, Shutdown::Both)));
+                end_all(&clients, Shutdown::Both);
                 return;
             }
             clients = self.left.wait_timeout(clients, left).unwrap_or_else(PoisonError::into_inner).0;
         }
+    }
+}
+
+fn end_all(clients: &BTreeMap<u64, OwnedFd>, how: Shutdown) {
+    for socket in clients.values() {
+        // Who has hung up already is what was wanted.
+        let _ = rustix::net::shutdown(socket, how);
     }
 }
 

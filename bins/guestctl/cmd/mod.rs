@@ -16,6 +16,7 @@ pub mod man;
 pub mod map;
 pub mod measure;
 pub mod schema;
+pub mod serve;
 pub mod stat;
 pub mod version;
 
@@ -51,6 +52,7 @@ pub fn run(args: Args) -> Outcome {
         Command::Completions(command) => command.run(),
         Command::Man(command) => command.run(),
         Command::Schema(command) => command.run(),
+        Command::Serve(command) => command.run(),
         Command::Version(command) => command.run(),
     }
 }
