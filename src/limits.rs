@@ -10,6 +10,25 @@ pub const BACKING_CHAIN_DEPTH: u64 = 200;
 /// Bytes of one table that must be read whole (a qcow2 L1 table, a grain directory). QEMU's limit for the L1 table.
 pub const TABLE_BYTES: u64 = 32 << 20;
 
+/// Bytes of the L1 table, and of the refcount table, of a qcow2 image that is changed in place: both are kept in memory
+/// with a set of the clusters they name. Ours; 4 MiB stand for 256 TiB in clusters of 64 KiB.
+pub const QCOW2_WRITE_TABLE_BYTES: u64 = 4 << 20;
+
+/// L1 table entries of a qcow2 image and its snapshots that a check looks at. Ours; QEMU's largest table has twice as many.
+pub const CHECK_L1_ENTRIES: u64 = 2 << 20;
+
+/// Bytes of the refcount table of a qcow2 image that is checked. QEMU's limit.
+pub const CHECK_REFCOUNT_TABLE_BYTES: u64 = 8 << 20;
+
+/// Bytes of memory for the references that a check counts: one for each cluster. Ours; 2 TiB of stored clusters of 64 KiB.
+pub const CHECK_COUNT_BYTES: u64 = 32 << 20;
+
+/// Clusters with 255 references and more. Ours; compressed clusters share one, snapshots share all.
+pub const CHECK_LARGE_COUNTS: u64 = 1 << 18;
+
+/// Entries of all bitmap tables of a qcow2 image. Ours; one stands for 32 GiB of disk by default.
+pub const CHECK_BITMAP_ENTRIES: u64 = 1 << 18;
+
 /// Bytes of a text descriptor inside an image (VMDK, OVF). Ours; QEMU allows 1 MiB for VMDK.
 pub const DESCRIPTOR_BYTES: u64 = 1 << 20;
 
@@ -22,8 +41,33 @@ pub const SNAPSHOT_TABLE_BYTES: u64 = 8 << 20;
 /// Extents of one multi-extent VMDK. Ours.
 pub const VMDK_EXTENTS: u64 = 4_096;
 
+/// Bytes of a VHDX log that was not emptied. Ours; Hyper-V and QEMU make it 1 MiB.
+pub const VHDX_LOG_BYTES: u64 = 64 << 20;
+
+/// Changes in a VHDX log. Ours; a log of 1 MiB holds about 250 changed sectors.
+pub const VHDX_LOG_DESCRIPTORS: u64 = 1 << 17;
+
 /// Headers in the tar of one OVA. Ours; real ones hold a description, a manifest and a few disks.
 pub const OVA_MEMBERS: u64 = 4_096;
+
+/// Blocks, frames or members of one wrapped image (gzip, xz, zstd). Ours; at xz's 24 MiB each they make 12 TiB.
+pub const WRAPPED_BLOCKS: u64 = 1 << 19;
+
+/// Bytes of one of them, unpacked. What `xz -T0` makes by default.
+pub const WRAPPED_BLOCK_BYTES: u64 = 24 << 20;
+
+/// Bytes of memory for all that are being unpacked at once: what comes out, and the window or what goes in. Ours; one
+/// block of `xz -T0` by default.
+pub const WRAPPED_BYTES: u64 = 32 << 20;
+
+/// Bytes of one index of an xz file. Ours; 300,000 ordinary records.
+pub const XZ_INDEX_BYTES: u64 = 4 << 20;
+
+/// Bytes of zeroes behind the streams of an xz file. Ours; tapes are padded to less.
+pub const XZ_PADDING_BYTES: u64 = 1 << 20;
+
+/// Frames and blocks of a zstd file that are visited to find where frames begin. Ours; 128 GiB of full blocks.
+pub const ZSTD_BLOCKS: u64 = 1 << 20;
 
 /// Entries of one partition table, and logical partitions in one chain. Ours; GPT tables hold 128, Linux names 256.
 pub const PARTITIONS: u64 = 1_024;

@@ -52,6 +52,8 @@ pub enum Command {
     Convert(cmd::convert::Convert),
     /// Say how many bytes a new image would need.
     Measure(cmd::measure::Measure),
+    /// Check an image's tables, and repair them.
+    Check(cmd::check::Check),
     /// Serve images over NBD.
     Serve(cmd::serve::Serve),
     /// Print the JSON Schema of `inspect --json`.
@@ -75,6 +77,9 @@ pub struct ImageArgs {
     pub more: Vec<PathBuf>,
     #[command(flatten)]
     pub open: OpenArgs,
+    /// Open each image in a process of its own, so that what a hostile image may break is not this program.
+    #[arg(long)]
+    pub isolate: bool,
 }
 
 /// How to open images.
@@ -99,6 +104,15 @@ pub struct GuestArgs {
     /// Mount this and do not inspect: a device, and where if not at /; repeatable.
     #[arg(short, long = "mount", value_name = "DEV[:MOUNTPOINT]", action = ArgAction::Append)]
     pub mount: Vec<String>,
+}
+
+/// How results are printed, in qemu-img's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Output {
+    /// For people.
+    Human,
+    /// For programs.
+    Json,
 }
 
 /// An image format by its name.

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::probe::ImageFormat;
+use super::wrapped::Container;
 
 /// The facts of one image file. Serialised, its keys are those of QEMU's `ImageInfo` (qapi/block-core.json), so that
 /// scripts written for qemu-img read it; `probed` is ours.
@@ -16,6 +17,9 @@ pub struct ImageInfo {
     pub format: ImageFormat,
     /// Whether the format was guessed from the first bytes and not stated.
     pub probed: bool,
+    /// What the image is wrapped in; ours, not in qemu-img's output.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compressed_container: Option<Container>,
     /// Bytes the guest saw.
     pub virtual_size: u64,
     /// Bytes the host has allocated for the file itself; unknown inside archives.
@@ -58,6 +62,7 @@ impl ImageInfo {
             filename,
             format,
             probed: false,
+            compressed_container: None,
             virtual_size,
             actual_size: None,
             cluster_size: None,

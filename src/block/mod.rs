@@ -14,10 +14,12 @@
 #![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::as_conversions)]
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::as_conversions))]
 
+mod blocks;
 mod cached;
 mod file;
 mod gate;
 mod info;
+mod lock;
 mod lru;
 mod memory;
 pub mod nbd;
@@ -28,10 +30,13 @@ mod probe;
 pub mod qcow2;
 mod raw;
 mod slice;
+mod split;
 pub mod vdi;
 pub mod vhd;
 pub mod vhdx;
 pub mod vmdk;
+mod wrapped;
+mod writable;
 mod writer;
 
 use std::fmt;
@@ -42,12 +47,15 @@ pub use cached::Cached;
 pub use file::HostFile;
 pub use gate::{AllowDirectories, DenyAll, Gated, OpenGate, Reference, ReferenceKind, SameDirectory};
 pub use info::{FormatSpecific, ImageInfo, SnapshotInfo};
+pub use lock::{Lock, writer_present};
 pub use lru::Lru;
 pub use memory::Memory;
 pub use open::{Image, OpenOptions, open, open_device, open_writable};
 pub use overlay::Overlay;
 pub use probe::{ImageFormat, probe};
 pub use slice::Slice;
+pub use wrapped::Container;
+pub use writable::WritableFile;
 pub use writer::{Compression, CompressionKind, ImageWriter, NewImage, Pack, Placed, Preallocation, Zeroes, new_image};
 
 use crate::error::{Error, Result};

@@ -8,9 +8,10 @@ use super::gate::{DenyAll, OpenGate, Reference};
 use super::info::ImageInfo;
 use super::nbd::{Client, NbdOptions, Uri};
 use super::probe::{ImageFormat, probe};
-use super::qcow2::Qcow2;
+use super::qcow2::{Qcow2, WritableQcow2};
 use super::vmdk::Vmdk;
-use super::{BlockDevice, BlockWrite, HostFile, ova};
+use super::wrapped::{self, Container};
+use super::{BlockDevice, BlockWrite, HostFile, WritableFile, ova};
 use crate::error::{Error, Result};
 use crate::limits;
 
@@ -70,6 +71,13 @@ impl OpenContext<'_> {
         open_format(Arc::new(file), reference.format, &context).map_err(|error| error.in_image(path.display()))
     }
 
+    /// The file that this image names, open for writing and locked.
+    pub(crate) fn open_file_writable(&self, reference: &Reference) -> Result<WritableFile> {
+        limits::check("backing chain depth", self.depth.saturating_add(1), limits::BACKING_CHAIN_DEPTH)?;
+        let gated = self.gate.open(self.path, reference)?;
+        WritableFile::reopen(&gated.file, &gated.path)
+    }
+
     /// The bytes of the file that this image names, as they are (a data file, a VMDK extent).
     pub(crate) fn open_file(&self, reference: &Reference) -> Result<(HostFile, PathBuf)> {
         limits::check("backing chain depth", self.depth.saturating_add(1), limits::BACKING_CHAIN_DEPTH)?;
@@ -112,6 +120,9 @@ impl ImageInfo {
             let opened = open_format(Arc::new(file), reference.format, &context);
             let mut info = opened.map_err(|error| error.in_image(below.display()))?.info;
             info.actual_size = Some(allocated);
+            if let Some(name) = chain.last().and_then(|above| above.full_backing_filename.clone()) {
+                info.filename = name;
+            }
             chain.push(info);
             path = below;
         }
@@ -131,9 +142,12 @@ fn open_path(path: &Path, options: &OpenOptions, follow: bool) -> Result<Image> 
         crate::ErrorKind::Io { .. } => error,
         _ => named(error),
     })?;
-    let allocated = file.allocated()?;
+    if follow && super::writer_present(file.file()) {
+        log::warn!("{} is open for writing elsewhere: what is read may not fit together", path.display());
+    }
+    let (file, allocated) = super::split::join(path, file).map_err(named)?;
     let context = OpenContext { path, gate: &*options.gate, depth: 0, follow, snapshot };
-    let mut image = open_format(Arc::new(file), options.format, &context).map_err(named)?;
+    let mut image = open_format(file, options.format, &context).map_err(named)?;
     image.info.actual_size = Some(allocated);
     Ok(image)
 }
@@ -155,8 +169,20 @@ fn open_uri(uri: &Path, options: &OpenOptions, follow: bool) -> Result<Image> {
 /// Opens the image at `path` for reading and writing in place, under the image lock. Formats that cannot be changed in
 /// place are [`Unsupported`](crate::ErrorKind::Unsupported).
 pub fn open_writable(path: &Path, options: &OpenOptions) -> Result<Arc<dyn BlockWrite>> {
-    let _ = options;
-    Err(Error::unsupported("image", "writing in place").in_image(path.display()))
+    let file = Arc::new(WritableFile::open(path)?);
+    let named = |error: Error| error.in_image(path.display());
+    if options.snapshot.is_some() {
+        return Err(named(Error::invalid("an internal snapshot cannot be written")));
+    }
+    let format = options.format.map_or_else(|| probe(&file), Ok).map_err(named)?;
+    match format {
+        ImageFormat::Raw => Ok(file),
+        ImageFormat::Qcow2 => {
+            let context = OpenContext { path, gate: &*options.gate, depth: 0, follow: true, snapshot: None };
+            Ok(Arc::new(WritableQcow2::open(file, &context).map_err(named)?))
+        }
+        other => Err(named(Error::unsupported(other.name(), "writing in place"))),
+    }
 }
 
 /// Opens an image that is itself a device: a member of an archive, a file inside a guest. It has no directory, so it can
@@ -172,6 +198,16 @@ pub(crate) fn open_format(
     context: &OpenContext<'_>,
 ) -> Result<Image> {
     let probed = format.is_none();
+    let container = container_of(&file, format, context)?;
+    let file = match container {
+        Some(container) => wrapped::open(file, container)?,
+        None => file,
+    };
+    if let (Some(outer), None) = (container, format)
+        && let Some(inner) = Container::probe(&file)?
+    {
+        return Err(Error::unsupported(outer.name(), format!("{} inside", inner.name())));
+    }
     let format = match format {
         Some(format) => format,
         None => probe(&file)?,
@@ -207,7 +243,19 @@ pub(crate) fn open_format(
         }
     };
     info.probed = probed;
+    info.compressed_container = container;
     Ok(Image { device, info })
+}
+
+/// What `file` is wrapped in. When the format is stated, it is that of the image inside if the user's own name for the
+/// file says that there is a container; a name in an image says nothing.
+fn container_of(
+    file: &dyn BlockDevice,
+    format: Option<ImageFormat>,
+    context: &OpenContext<'_>,
+) -> Result<Option<Container>> {
+    let found = Container::probe(file)?;
+    Ok(found.filter(|found| format.is_none() || (context.depth == 0 && found.names(context.path))))
 }
 
 /// `disk.qcow2#name` as `(disk.qcow2, name)`, unless a file of the whole name exists.

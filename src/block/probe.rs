@@ -73,6 +73,9 @@ impl FromStr for ImageFormat {
 
 /// The format whose signature stands at the beginning of `file`; [`ImageFormat::Raw`] when there is none. Known formats
 /// that cannot be read are refused by name rather than taken for raw.
+///
+/// A fixed VHD has its signature at the end alone. It counts when the whole footer is right, checksum and type included,
+/// and states exactly the size of the rest of the file. (QEMU takes such a file for raw, whose last sector is the footer.)
 pub fn probe(file: &dyn BlockDevice) -> Result<ImageFormat> {
     let head = read_vec(file, 0, to_usize(file.size().min(1024)))?;
     let starts = |magic: &[u8]| head.starts_with(magic);
@@ -85,15 +88,20 @@ pub fn probe(file: &dyn BlockDevice) -> Result<ImageFormat> {
     if head.get(257..262) == Some(b"ustar") {
         return Ok(ImageFormat::Ova);
     }
-    let foreign: [(&[u8], usize, &str); 8] = [
+    if head.get(64..).is_some_and(|rest| rest.starts_with(b"\x7f\x10\xda\xbe")) {
+        return Ok(ImageFormat::Vdi);
+    }
+    if starts(b"vhdxfile") {
+        return Ok(ImageFormat::Vhdx);
+    }
+    if starts(b"conectix") {
+        return Ok(ImageFormat::Vhd);
+    }
+    let foreign: [(&[u8], usize, &str); 4] = [
         (b"COWD", 0, "vmdk ESX server sparse extents (COWD)"),
-        (b"conectix", 0, "vhd"),
-        (b"vhdxfile", 0, "vhdx"),
-        (b"\x7f\x10\xda\xbe", 64, "vdi"),
         (b"QED\0", 0, "qed"),
         (b"WithoutFreeSpace", 0, "parallels"),
         (b"WithouFreSpacExt", 0, "parallels"),
-        (b"\xfd7zXZ\0", 0, "xz-compressed images"),
     ];
     for (magic, at, name) in foreign {
         if head.get(at..).is_some_and(|rest| rest.starts_with(magic)) {
@@ -101,7 +109,7 @@ pub fn probe(file: &dyn BlockDevice) -> Result<ImageFormat> {
                 .with_hint("if the disk is raw and its guest wrote that signature, state the format (-f raw)"));
         }
     }
-    Ok(ImageFormat::Raw)
+    Ok(if super::vhd::is_fixed(file)? { ImageFormat::Vhd } else { ImageFormat::Raw })
 }
 
 #[cfg(test)]
@@ -115,7 +123,11 @@ mod tests {
         assert_eq!(probed(b"QFI\xfb\0\0\0\x03").unwrap(), ImageFormat::Qcow2);
         assert_eq!(probed(b"KDMV").unwrap(), ImageFormat::Vmdk);
         assert_eq!(probed(b"").unwrap(), ImageFormat::Raw);
-        assert_eq!(probed(b"vhdxfile").unwrap_err().exit_code(), 7);
+        assert_eq!(probed(b"vhdxfile").unwrap(), ImageFormat::Vhdx);
+        assert_eq!(probed(b"conectix").unwrap(), ImageFormat::Vhd);
+        assert_eq!(probed(&[&[0; 64][..], b"\x7f\x10\xda\xbe"].concat()).unwrap(), ImageFormat::Vdi);
+        assert_eq!(probed(b"QED\0").unwrap_err().exit_code(), 7);
+        assert_eq!("vhd".parse::<ImageFormat>().unwrap(), ImageFormat::Vhd);
         assert_eq!("QCOW2".parse::<ImageFormat>().unwrap(), ImageFormat::Qcow2);
         assert!("bogus".parse::<ImageFormat>().is_err());
     }

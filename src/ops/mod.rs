@@ -3,6 +3,7 @@
 //! There is one walk ([`walk()`]); whatever looks at many files is an [`EntrySink`]. Parallel work starts here and above,
 //! never below, on the rayon pool that the caller is in; what comes out never depends on the number of threads.
 
+mod check;
 mod checksum;
 mod compare;
 mod convert;
@@ -18,6 +19,7 @@ mod staged;
 mod walk;
 mod zero;
 
+pub use check::{CheckOptions, CheckReport, Repair, check};
 pub use checksum::{Algorithm, checksum};
 pub use compare::{CompareOptions, Comparison, compare};
 pub use convert::{ConvertOptions, Converted, convert, convert_into};

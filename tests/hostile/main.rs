@@ -22,6 +22,7 @@ mod ova;
 mod qcow2;
 mod run;
 mod tables;
+mod vdi_vhd_vhdx;
 mod vmdk;
 
 #[path = "../support/mod.rs"]

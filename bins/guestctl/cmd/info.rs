@@ -7,8 +7,7 @@ use clap::Args;
 use guestctl::block::{FormatSpecific, ImageInfo};
 use guestctl::bytes::escape;
 
-use super::Output;
-use crate::args::OpenArgs;
+use crate::args::{OpenArgs, Output};
 use crate::exit::Outcome;
 use crate::print;
 

@@ -7,8 +7,7 @@ use clap::Args;
 use guestctl::block::{self, ImageFormat, OpenOptions};
 use guestctl::ops;
 
-use super::Output;
-use crate::args::{OpenArgs, format};
+use crate::args::{OpenArgs, Output, format};
 use crate::exit::Outcome;
 use crate::new_image::NewImageArgs;
 use crate::{print, size};

@@ -1,6 +1,7 @@
 //! One file per subcommand.
 
 pub mod cat;
+pub mod check;
 pub mod compare;
 pub mod completions;
 pub mod convert;
@@ -20,17 +21,8 @@ pub mod serve;
 pub mod stat;
 pub mod version;
 
-use clap::ValueEnum;
-
 use crate::args::{Args, Command};
 use crate::exit::Outcome;
-
-/// qemu-img's way to ask for JSON.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Output {
-    Human,
-    Json,
-}
 
 /// Runs what was asked for.
 pub fn run(args: Args) -> Outcome {
@@ -49,6 +41,7 @@ pub fn run(args: Args) -> Outcome {
         Command::Create(command) => command.run(),
         Command::Convert(command) => command.run(),
         Command::Measure(command) => command.run(),
+        Command::Check(command) => command.run(),
         Command::Completions(command) => command.run(),
         Command::Man(command) => command.run(),
         Command::Schema(command) => command.run(),

@@ -19,13 +19,13 @@
 use super::FORMAT;
 use crate::error::{Error, Result};
 
-const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
-const ZERO: u64 = 1;
-const COMPRESSED: u64 = 1 << 62;
-const COPIED: u64 = 1 << 63;
+pub(super) const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
+pub(super) const ZERO: u64 = 1;
+pub(super) const COMPRESSED: u64 = 1 << 62;
+pub(super) const COPIED: u64 = 1 << 63;
 
 /// Subclusters of a cluster, as bits of their number.
-const SUBCLUSTER_BITS: u32 = 5;
+pub(super) const SUBCLUSTER_BITS: u32 = 5;
 const SUBCLUSTERS: u32 = 32;
 
 /// What decides how entries are read, the same for the whole image.

@@ -208,13 +208,15 @@ impl Disk {
         Ok(match run.mapping {
             Mapping::Zero => stored(Extent { kind: ExtentKind::Zero, len: run.len }, false, None),
             Mapping::Compressed(_) => stored(Extent { kind: ExtentKind::Data, len: run.len }, true, None),
-            Mapping::Host(host) => stored(self.stored_extent(&run)?, false, Some(host)),
+            // What a whole run of clusters never stored is a preallocated image's; smaller holes are the host's affair.
+            Mapping::Host(host) => {
+                let hole = self.stored_extent(&run)?;
+                let kind = if hole.len == run.len { hole.kind } else { ExtentKind::Data };
+                stored(Extent { kind, len: run.len }, false, Some(host))
+            }
             Mapping::Unallocated => match self.backed(range.start, run.len) {
                 Some((backing, range)) => backing.status(range)?.from_above(),
-                // What lies past the end of a backing file is its zeroes.
-                None if self.backing.is_some() => {
-                    Status { allocated: true, ..Status::unallocated(run.len) }.from_above()
-                }
+                // Past the end of its backing file an image is as without one.
                 None => Status::unallocated(run.len),
             },
         })
@@ -239,7 +241,7 @@ impl Disk {
 }
 
 /// Reads `part` from `offset` of `device`, zeroes where that passes its end.
-fn read_or_zero(device: &dyn BlockDevice, part: &mut [u8], offset: u64) -> Result<()> {
+pub(super) fn read_or_zero(device: &dyn BlockDevice, part: &mut [u8], offset: u64) -> Result<()> {
     let there = to_usize(device.size().saturating_sub(offset)).min(part.len());
     let (stored, past) = part.split_at_mut(there);
     past.fill(0);

@@ -4,13 +4,15 @@
 //!
 //! | byte | size | field | accepted |
 //! |---|---|---|---|
-//! | 0 | 4 | type | 0 end; the three below; all others are passed over |
+//! | 0 | 4 | type | 0 end; those below; all others are passed over |
 //! | 4 | 4 | length | bytes; within the area |
 //! | 8 | length | data | |
 //!
 //! | type | data |
 //! |---|---|
 //! | 0xe2792aca | the backing file's format, at most 15 bytes |
+//! | 0x0537be77 | the encryption header's offset and length, 8 bytes each |
+//! | 0x23852875 | bitmaps, see [`bitmaps`](super::bitmaps) |
 //! | 0x44415441 | the external data file's name, at most [`limits::PATH_BYTES`] |
 //! | 0x6803f857 | feature names: 1 byte kind (0 incompatible), 1 byte bit, 46 bytes name, repeated |
 
@@ -23,6 +25,8 @@ const END: u32 = 0;
 const BACKING_FORMAT: u32 = 0xe279_2aca;
 const DATA_FILE: u32 = 0x4441_5441;
 const FEATURE_NAMES: u32 = 0x6803_f857;
+const ENCRYPTION: u32 = 0x0537_be77;
+const BITMAPS: u32 = 0x2385_2875;
 
 const FEATURE_NAME_BYTES: usize = 48;
 
@@ -31,6 +35,9 @@ const FEATURE_NAME_BYTES: usize = 48;
 pub(super) struct Extensions<'a> {
     pub backing_format: Option<&'a [u8]>,
     pub data_file: Option<&'a [u8]>,
+    /// Offset and length of the encryption header.
+    pub encryption: Option<(u64, u64)>,
+    pub bitmaps: Option<&'a [u8]>,
     feature_names: &'a [u8],
 }
 
@@ -59,6 +66,10 @@ impl<'a> Extensions<'a> {
                     found.data_file = Some(data);
                 }
                 FEATURE_NAMES => found.feature_names = data,
+                BITMAPS => found.bitmaps = Some(data),
+                ENCRYPTION if data.len() >= 16 => {
+                    found.encryption = Some((area.be64(start)?, area.be64(start.saturating_add(8))?));
+                }
                 _ => {}
             }
             at = start.saturating_add(to_usize(round_up(len, 8).unwrap_or(len)));

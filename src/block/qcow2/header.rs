@@ -28,17 +28,21 @@ use crate::bytes::{Record, to_u64};
 use crate::error::{Error, Result};
 use crate::limits;
 
+/// Where the feature bits of version 3 lie.
+pub(super) const INCOMPATIBLE_AT: u64 = 72;
+pub(super) const AUTOCLEAR_AT: u64 = 88;
+
 /// Bytes of every field that is known.
 pub(super) const HEADER_BYTES: usize = 112;
 
-const DIRTY: u64 = 1;
-const CORRUPT: u64 = 1 << 1;
+pub(super) const DIRTY: u64 = 1;
+pub(super) const CORRUPT: u64 = 1 << 1;
 const DATA_FILE: u64 = 1 << 2;
 const COMPRESSION_TYPE: u64 = 1 << 3;
 const EXTENDED_L2: u64 = 1 << 4;
 const KNOWN_INCOMPATIBLE: u64 = DIRTY | CORRUPT | DATA_FILE | COMPRESSION_TYPE | EXTENDED_L2;
 const LAZY_REFCOUNTS: u64 = 1;
-const RAW_DATA_FILE: u64 = 1 << 1;
+pub(super) const RAW_DATA_FILE: u64 = 1 << 1;
 
 /// How guest data is encrypted, which is not read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +61,10 @@ pub(super) struct Header {
     pub size: u64,
     pub encryption: Option<Encryption>,
     pub l1: L1Table,
+    /// Where the refcount table lies.
+    pub refcount_table_offset: u64,
+    /// Its length in clusters.
+    pub refcount_table_clusters: u32,
     pub nb_snapshots: u32,
     pub snapshots_offset: u64,
     pub dirty: bool,
@@ -67,6 +75,10 @@ pub(super) struct Header {
     pub unknown_features: u64,
     pub lazy_refcounts: bool,
     pub data_file_raw: bool,
+    /// All autoclear features, known or not; none in version 2.
+    pub autoclear: u64,
+    /// All incompatible features.
+    pub incompatible: u64,
     pub refcount_bits: u32,
     pub header_length: u64,
     pub compression: Compression,
@@ -134,6 +146,8 @@ impl Header {
             size: whole_sectors(record.be64(24)?),
             encryption,
             l1: L1Table { offset: record.be64(40)?, size: record.be32(36)? },
+            refcount_table_offset: record.be64(48)?,
+            refcount_table_clusters: record.be32(56)?,
             nb_snapshots: record.be32(60)?,
             snapshots_offset: record.be64(64)?,
             dirty: extra.incompatible & DIRTY != 0,
@@ -143,6 +157,8 @@ impl Header {
             unknown_features: extra.incompatible & !KNOWN_INCOMPATIBLE,
             lazy_refcounts: extra.compatible & LAZY_REFCOUNTS != 0,
             data_file_raw: extra.autoclear & RAW_DATA_FILE != 0,
+            autoclear: extra.autoclear,
+            incompatible: extra.incompatible,
             refcount_bits: extra.refcount_bits,
             header_length: extra.header_length,
             compression: extra.compression,

@@ -20,16 +20,25 @@
 //! An image that is marked dirty or corrupt is read: those marks concern writers. Where QEMU ignores reserved bits they
 //! are ignored; offsets that are not aligned, or that begin past the end of the file, are not.
 
+mod bitmaps;
+mod check;
 mod cluster;
 mod compressed;
+mod counts;
+#[cfg(test)]
+mod crash_tests;
 mod disk;
 mod extensions;
 mod header;
 mod pack;
+mod refcounts;
+mod repair;
 mod snapshots;
+mod state;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod writable;
 mod writer;
 
 use std::ops::Range;
@@ -37,17 +46,21 @@ use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
+pub use self::check::Findings;
 use self::cluster::Layout;
 use self::disk::{Disk, Parts};
 use self::extensions::Extensions;
 use self::header::{Encryption, Header, L1Table};
+pub use self::repair::Repair;
 use self::snapshots::Snapshot;
+pub use self::writable::WritableQcow2;
 pub(crate) use self::writer::writer;
 use super::gate::{Reference, ReferenceKind};
 use super::info::FormatSpecific;
 use super::open::OpenContext;
 use super::probe::ImageFormat;
-use super::{BlockDevice, Extent, HostRange, ImageInfo, Status, read_vec};
+use super::writable::Resizable;
+use super::{BlockDevice, Extent, HostRange, ImageInfo, Status, WritableFile, read_vec};
 use crate::bytes::{Record, to_usize};
 use crate::error::{Error, Result};
 use crate::limits;
@@ -63,6 +76,17 @@ pub struct Qcow2 {
     snapshots: Vec<Snapshot>,
     /// None when only the headers were asked for.
     disk: Option<Disk>,
+}
+
+/// Holds references and reference counts of the image in `file` against one another.
+pub fn check(file: &dyn BlockDevice) -> Result<Findings> {
+    Ok(check::examine(file)?.findings)
+}
+
+/// Checks the image in `file` and repairs it: what was wrong before, and what is now.
+pub fn repair(file: WritableFile, what: Repair) -> Result<(Findings, Findings)> {
+    let file: Arc<dyn Resizable> = Arc::new(file);
+    repair::repair(&file, what)
 }
 
 /// The files that an image names, as they stand in it.

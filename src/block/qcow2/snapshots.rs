@@ -37,6 +37,10 @@ const LISTED: usize = 10;
 pub(super) struct Snapshot {
     /// Where its entry begins in the file.
     pub position: u64,
+    /// Where it ends, padding included.
+    pub end: u64,
+    /// Extra data past what is known.
+    pub unknown: Vec<u8>,
     pub l1: L1Table,
     pub info: SnapshotInfo,
 }
@@ -64,6 +68,8 @@ impl<'a> Entry<'a> {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         Ok(Snapshot {
             position: record.offset,
+            end: 0,
+            unknown: Vec::new(),
             l1: L1Table { offset: record.be64(0)?, size: record.be32(8)? },
             info: SnapshotInfo {
                 id: text(strings.slice(0, self.id_len)?),
@@ -82,34 +88,44 @@ impl<'a> Entry<'a> {
 
 /// Reads the whole table.
 pub(super) fn read(file: &Arc<dyn BlockDevice>, header: &Header) -> Result<Vec<Snapshot>> {
-    let mut snapshots = Vec::new();
     if header.nb_snapshots == 0 {
-        return Ok(snapshots);
+        return Ok(Vec::new());
     }
-    let file = Cached::new(Arc::clone(file), 256 << 10);
+    read_from(&Cached::new(Arc::clone(file), 256 << 10), header)
+}
+
+/// The same with small reads, for a file that keeps what was read or is read once.
+pub(super) fn read_from(file: &dyn BlockDevice, header: &Header) -> Result<Vec<Snapshot>> {
+    let mut snapshots = Vec::new();
     let mut at = header.snapshots_offset;
     for _ in 0..header.nb_snapshots {
-        let fixed = part(&file, at, to_u64(ENTRY_BYTES))?;
+        let fixed = part(file, at, to_u64(ENTRY_BYTES))?;
         let entry = Entry::parse(Record::new(FORMAT, &fixed, at))?;
         let extra_at = at.saturating_add(to_u64(ENTRY_BYTES));
-        let extra = part(&file, extra_at, entry.extra_len.min(to_u64(EXTRA_BYTES)))?;
+        let extra = part(file, extra_at, entry.extra_len.min(to_u64(EXTRA_BYTES)))?;
         let strings_at = extra_at.saturating_add(entry.extra_len);
         let strings_len = to_u64(entry.id_len.saturating_add(entry.name_len));
-        let strings = part(&file, strings_at, strings_len)?;
-        snapshots.push(entry.snapshot(
+        let strings = part(file, strings_at, strings_len)?;
+        let mut snapshot = entry.snapshot(
             &Record::new(FORMAT, &extra, extra_at),
             &Record::new(FORMAT, &strings, strings_at),
             header.size,
-        )?);
+        )?;
         at = round_up(strings_at.saturating_add(strings_len), 8).unwrap_or(u64::MAX);
         let table_bytes = at.saturating_sub(header.snapshots_offset);
         limits::check("snapshot table bytes", table_bytes, limits::SNAPSHOT_TABLE_BYTES)?;
+        let unknown = entry.extra_len.saturating_sub(to_u64(EXTRA_BYTES));
+        if unknown > 0 {
+            snapshot.unknown = part(file, extra_at.saturating_add(to_u64(EXTRA_BYTES)), unknown)?;
+        }
+        snapshot.end = at;
+        snapshots.push(snapshot);
     }
     Ok(snapshots)
 }
 
 /// `len` bytes of the table at `at`, which must lie in the file.
-fn part(file: &Cached, at: u64, len: u64) -> Result<Vec<u8>> {
+fn part(file: &dyn BlockDevice, at: u64, len: u64) -> Result<Vec<u8>> {
     let room = file.size().saturating_sub(at);
     if len > room {
         let found = format!("an entry that needs {len} bytes there");

@@ -279,7 +279,8 @@ impl Writer {
 impl ImageWriter for Writer {
     fn unit(&self) -> u64 {
         let subclusters = self.shape.extended_l2 && self.packer.is_none();
-        if subclusters { self.shape.subcluster_size() } else { self.shape.cluster_size() }
+        // Smaller subclusters gain nothing: the host's blocks are no smaller.
+        if subclusters { self.shape.subcluster_size().max(4096) } else { self.shape.cluster_size() }
     }
 
     fn packer(&self) -> Option<Arc<dyn Pack>> {
@@ -351,8 +352,9 @@ impl ImageWriter for Writer {
         let shape = &self.shape;
         let (size, bits) = (shape.cluster_size(), shape.cluster_bits);
         let l1_at = self.end.saturating_add(to_u64(self.tables.len()).wrapping_shl(bits));
-        let l1_clusters = shape.clusters(shape.l1_entries().saturating_mul(8)).max(1);
+        let l1_clusters = shape.clusters(shape.l1_entries().saturating_mul(8));
         let refcounts_at = l1_at.saturating_add(l1_clusters.wrapping_shl(bits));
+        let l1_at = if l1_clusters == 0 { 0 } else { l1_at };
 
         // Refcount blocks and their table count themselves, so how many there are is found by trying.
         let per_block = size.saturating_mul(8).wrapping_shr(shape.refcount_order);

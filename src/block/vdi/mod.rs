@@ -1,23 +1,78 @@
-//! VDI, the VirtualBox disk image.
+//! VDI, the VirtualBox disk image, version 1.1: dynamic and static.
+//!
+//! ```text
+//!   header ── block map ── (gap) ── blocks in the order in which they were first written
+//! ```
+//!
+//! The block map has one 32-bit little-endian entry for each block of the disk:
+//!
+//! | entry | meaning |
+//! |---|---|
+//! | n | the block is the file's n-th: at data offset + n × block size, inside the file |
+//! | 0xfffffffe | it was discarded and reads as zeroes |
+//! | 0xffffffff | it was never written and reads as zeroes |
+//!
+//! Refused by name: undo and differencing images, whose parent is named by an identifier alone; other versions.
+
+mod header;
+mod writer;
 
 use std::sync::Arc;
 
+use super::blocks::{BlockMap, Entries, Mapped, Place, Run, Width, Window};
 use super::open::OpenContext;
-use super::{BlockDevice, ImageInfo, ImageWriter, NewImage};
+use super::{BlockDevice, ImageFormat, ImageInfo};
+use crate::bytes::div_rem;
 use crate::error::{Error, Result};
+
+pub(crate) use writer::writer;
 
 const FORMAT: &str = "vdi";
 
+/// From here on entries are no places.
+const DISCARDED: u64 = 0xffff_fffe;
+
 /// Opens the disk in `file`.
 pub(crate) fn open(
-    _file: Arc<dyn BlockDevice>,
-    _context: &OpenContext<'_>,
-    _filename: String,
+    file: Arc<dyn BlockDevice>,
+    context: &OpenContext<'_>,
+    filename: String,
 ) -> Result<(Arc<dyn BlockDevice>, ImageInfo)> {
-    Err(Error::unsupported(FORMAT, "reading"))
+    let header = header::read(&file)?;
+    let entries = Entries::new(Arc::clone(&file), header.block_map, header.blocks, Width::Le32, context.depth);
+    let mut info = ImageInfo::new(filename, ImageFormat::Vdi, header.size);
+    info.cluster_size = Some(header.block_size);
+    info.dirty_flag = Some(false);
+    let (size, fixed) = (header.size, header.image_type == header::STATIC);
+    let map = Map { file_size: file.size(), header, entries };
+    Ok((Arc::new(Mapped { size, file, parent: None, map, fixed }), info))
 }
 
-/// A writer for a new image.
-pub(crate) fn writer(_new: &NewImage, _name: &str) -> Result<Box<dyn ImageWriter>> {
-    Err(Error::unsupported(FORMAT, "writing"))
+/// The block map.
+#[derive(Debug)]
+struct Map {
+    header: header::Header,
+    entries: Entries,
+    file_size: u64,
+}
+
+impl BlockMap for Map {
+    fn piece(&self, window: &mut Window, at: u64) -> Result<Run> {
+        let block_size = self.header.block_size;
+        let (block, within) = div_rem(at, block_size);
+        let len = block_size.saturating_sub(within);
+        let entry = self.entries.get(window, block)?;
+        if entry >= DISCARDED {
+            return Ok(Run { place: Place::Unallocated, len });
+        }
+        let start = self.header.data.saturating_add(entry.saturating_mul(block_size));
+        // The disk's last block may be cut short by the file's end.
+        let needed = self.header.size.saturating_sub(at.saturating_sub(within)).min(block_size);
+        if start.saturating_add(needed) > self.file_size {
+            let (position, expected) =
+                (self.entries.position(block), format!("a block inside {} bytes", self.file_size));
+            return Err(Error::corrupt(FORMAT, "block map entry", position, entry, expected));
+        }
+        Ok(Run { place: Place::Data(start.saturating_add(within)), len })
+    }
 }

@@ -7,6 +7,7 @@
 //! | `header` | the header and footer of a sparse extent |
 //! | `sparse` | grain directory, grain tables, runs of grains |
 //! | `grain` | compressed grains |
+//! | `writer` | new images |
 //!
 //! Files that the descriptor names, extents and the parent, are opened through the caller's gate and never by
 //! [`ImageInfo::read`](super::ImageInfo::read). Refused by name: ESX sparse extents (COWD, seSparse), raw devices,

@@ -14,6 +14,7 @@ mod engine;
 mod plan;
 mod target;
 
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -24,7 +25,8 @@ use self::target::Existing;
 pub(super) use self::target::NewFiles;
 use super::compare::{self, CompareOptions, Comparison};
 use crate::block::{
-    self, BlockDevice, BlockWrite, DenyAll, Extent, ExtentKind, NewImage, OpenGate, OpenOptions, Preallocation,
+    self, BlockDevice, BlockWrite, DenyAll, Extent, ExtentKind, ImageFormat, NewImage, OpenGate, OpenOptions,
+    Preallocation, Slice,
 };
 use crate::error::{Error, Result};
 use crate::progress::{Progress, Silent};
@@ -84,6 +86,9 @@ pub fn convert(
     progress: &dyn Progress,
 ) -> Result<Converted> {
     let new = NewImage { size: source.size(), ..options.new.clone() };
+    if std::fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_block_device()) {
+        return onto_block_device(source, path, options, progress);
+    }
     let preallocation = new.preallocation;
     let work = if options.verify { 2 } else { 1 };
     progress.set_total(source.size().saturating_mul(work));
@@ -104,6 +109,35 @@ pub fn convert(
     }
     files.publish()?;
     Ok(converted)
+}
+
+/// A block device is written where it is: it can have no other name before.
+fn onto_block_device(
+    source: &dyn BlockDevice,
+    path: &Path,
+    options: &ConvertOptions,
+    progress: &dyn Progress,
+) -> Result<Converted> {
+    if options.new.format != ImageFormat::Raw {
+        let feature = format!("{} on a block device", options.new.format);
+        return Err(Error::unsupported("convert", feature).with_hint("only raw disks are written to block devices"));
+    }
+    let open = OpenOptions { format: Some(ImageFormat::Raw), ..OpenOptions::default() };
+    let target = block::open_writable(path, &open)?;
+    let converted = convert_into(source, &*target, progress)?;
+    if options.verify {
+        let written = Slice::new(target, 0, source.size())?;
+        match compare::compare(source, &written, &CompareOptions::default(), progress)? {
+            Comparison::Same => {}
+            Comparison::Different { offset } => return Err(reads_differently(path, offset)),
+        }
+    }
+    Ok(converted)
+}
+
+fn reads_differently(path: &Path, offset: u64) -> Error {
+    let message = std::io::Error::other(format!("what was written reads differently at byte {offset:#x}"));
+    Error::io("verify", path.display(), message)
 }
 
 /// Copies the disk `source` over `target`, a device that exists and is at least as large; what `target` has past the
@@ -158,10 +192,7 @@ fn verify(
     let compared = compare::compare(source, &written.device, &CompareOptions::default(), progress)?;
     match compared {
         Comparison::Same => Ok(()),
-        Comparison::Different { offset } => {
-            let message = std::io::Error::other(format!("what was written reads differently at byte {offset:#x}"));
-            Err(Error::io("verify", files.path().display(), message))
-        }
+        Comparison::Different { offset } => Err(reads_differently(&files.path(), offset)),
     }
 }
 

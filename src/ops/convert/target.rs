@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::super::staged::{Staged, publish_all};
 use super::plan::CLONE_ALIGNMENT;
 use crate::block::{
-    BlockWrite, Gated, HostRange, ImageWriter, NewImage, OpenGate, Pack, Placed, Preallocation, Reference, Zeroes,
-    new_image,
+    BlockWrite, Gated, HostRange, ImageWriter, Lock, NewImage, OpenGate, Pack, Placed, Preallocation, Reference,
+    Zeroes, new_image,
 };
 use crate::error::{Error, Result};
 
@@ -71,6 +71,10 @@ impl NewFiles {
             return Err(Error::invalid(format!("{} is no file name in UTF-8", path.display())));
         }
         let writer = new_image(new, name)?;
+        if let Ok(old) = File::open(&path) {
+            // Nobody pulls a disk from under a running guest by accident.
+            Lock::exclusive(&old, &path)?;
+        }
         let names = writer.file_names().into_iter();
         let staged = names.map(|name| Staged::create(&path.with_file_name(name)));
         let staged = staged.collect::<Result<Vec<_>>>()?;
