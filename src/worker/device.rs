@@ -44,7 +44,7 @@ pub(super) fn open(path: &Path, options: &OpenOptions, program: &Path) -> Result
     message::send(&stream, &request, deadline).map_err(explain)?;
     let answer = message::receive(&stream, deadline).map_err(explain)?;
     if answer.first().is_none_or(|word| word != b"ok") {
-        return Err(error::decode(answer).in_image(path.display()));
+        return Err(error::decode(answer));
     }
     let info = message::parse_answer(answer, path.display().to_string()).map_err(explain)?;
     let client = Client::from_stream(stream, "", &NbdOptions::default()).map_err(explain)?;

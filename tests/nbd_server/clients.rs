@@ -66,7 +66,8 @@ fn the_description_is_true() {
     let map = shell(directory, &format!("nbdinfo --json --map {URI}")).stdout;
     let map: Vec<serde_json::Value> = serde_json::from_slice(&map).unwrap();
     let runs: Vec<_> = map.iter().map(|run| (run["offset"].as_u64().unwrap(), run["type"].as_u64().unwrap())).collect();
-    assert_eq!(runs, [(0, 3), (1 << 20, 0), (3 << 20, 3), (5 << 20, 0), ((5 << 20) + 131_072, 3)]);
+    assert_eq!(runs[..4], [(0, 3), (1 << 20, 0), (3 << 20, 3), (5 << 20, 0)]);
+    assert!(runs[4].0 <= (5 << 20) + 131_072 && runs[4..].iter().all(|(_, kind)| kind & 2 != 0), "{runs:?}");
     drop(served);
     std::fs::remove_file(directory.join("s")).unwrap();
 
@@ -128,7 +129,7 @@ fn clients_write_where_they_may() {
         shell(
             directory,
             &format!(
-                "qemu-io -f raw {script} {URI} | grep -c 'ops;' | grep -qx 9
+                "qemu-io -f raw {script} {URI} | grep -c 'ops;' | grep -qx 8
                  qemu-img compare -q -f raw -F raw {URI} model.raw"
             ),
         );
