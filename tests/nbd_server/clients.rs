@@ -96,9 +96,7 @@ fn depths_are_those_of_qemu() {
     let ours = shell(directory, &depths).stdout;
     let theirs = shell(
         directory,
-        &format!(
-            "nbdinfo --map=qemu:allocation-depth -- [ qemu-nbd -A -r -f qcow2 top.qcow2 ] | awk '{{print $1, $2, $3}}'"
-        ),
+        "nbdinfo --map=qemu:allocation-depth -- [ qemu-nbd -A -r -f qcow2 top.qcow2 ] | awk '{print $1, $2, $3}'",
     )
     .stdout;
     assert_eq!(String::from_utf8_lossy(&ours), String::from_utf8_lossy(&theirs));
