@@ -62,6 +62,8 @@ pub enum Command {
     Resize(cmd::resize::Resize),
     /// List, make, apply and delete internal snapshots.
     Snapshot(cmd::snapshot::Snapshot),
+    /// Serve images over NBD.
+    Serve(cmd::serve::Serve),
     /// Print the JSON Schema of `inspect --json`.
     Schema(cmd::schema::Schema),
     /// Print a shell's completions.
@@ -83,6 +85,9 @@ pub struct ImageArgs {
     pub more: Vec<PathBuf>,
     #[command(flatten)]
     pub open: OpenArgs,
+    /// Open each image in a process of its own, so that what a hostile image may break is not this program.
+    #[arg(long)]
+    pub isolate: bool,
 }
 
 /// How to open images.
