@@ -23,11 +23,14 @@ struct Server {
 }
 
 impl Server {
-    /// Starts `command`, in which `SOCKET` is replaced, and waits until the socket is there.
+    /// Starts `command`, in which `SOCKET` and `DIR` are replaced, and waits until it listens.
     fn start(directory: &Path, command: &str) -> Self {
         let socket = directory.join("nbd.sock");
         let _ = std::fs::remove_file(&socket);
-        let command = format!("exec {}", command.replace("SOCKET", socket.to_str().unwrap()));
+        let command = format!(
+            "exec {}",
+            command.replace("SOCKET", socket.to_str().unwrap()).replace("DIR", directory.to_str().unwrap())
+        );
         let child = Command::new("sh")
             .args(["-c", &command])
             .current_dir(directory)
@@ -37,7 +40,7 @@ impl Server {
             .spawn()
             .unwrap();
         let begun = Instant::now();
-        while !socket.exists() {
+        while std::os::unix::net::UnixStream::connect(&socket).is_err() {
             assert!(begun.elapsed() < Duration::from_secs(20), "{command}: {}", log(directory));
             std::thread::sleep(Duration::from_millis(5));
         }

@@ -109,7 +109,7 @@ fn bitmaps_and_allocation_depth() {
          qemu-img create -q -f qcow2 -b base.qcow2 -F qcow2 top.qcow2; qemu-img bitmap --add --enable top.qcow2 b0;
          qemu-io -c 'write 2M 64k' top.qcow2 >/dev/null",
     );
-    let server = Server::start(directory.path(), "qemu-nbd -r -t -A -B b0 -f qcow2 -k SOCKET top.qcow2");
+    let server = Server::start(directory.path(), "qemu-nbd -r -t -e 8 -A -B b0 -f qcow2 -k SOCKET top.qcow2");
     let name = "qemu:dirty-bitmap:b0";
     let options = NbdOptions { contexts: vec![name.to_owned()], ..quick() };
     let client = Client::connect(&server.uri(), &options).unwrap();
@@ -146,7 +146,7 @@ fn what_is_written_is_read_by_others() {
             disk[start as usize..end as usize].fill(0);
         }
         client.flush().unwrap();
-        assert_eq!(client.next_extent(5 << 20..6 << 20).unwrap().kind == ExtentKind::Data, false);
+        assert_ne!(client.next_extent(5 << 20..6 << 20).unwrap().kind, ExtentKind::Data);
         client.write_all_at(b"x", (5 << 20) + 7).unwrap();
         disk[(5 << 20) + 7] = b'x';
         assert_eq!(client.next_extent(5 << 20..6 << 20).unwrap().kind, ExtentKind::Data, "what was known is forgotten");
@@ -312,7 +312,7 @@ fn a_uri_is_an_image_like_others() {
     let disk = sparse();
     std::fs::write(directory.path().join("disk.raw"), &disk).unwrap();
     shell(directory.path(), "qemu-img convert -f raw -O qcow2 disk.raw disk.qcow2");
-    let server = Server::start(directory.path(), "qemu-nbd -r -t -f raw -k SOCKET disk.qcow2");
+    let server = Server::start(directory.path(), "qemu-nbd -r -t -e 8 -f raw -k SOCKET disk.qcow2");
     let uri = server.uri().to_string();
     let image = open(Path::new(&uri), &OpenOptions::default()).unwrap();
     assert_eq!((image.info.format, image.info.virtual_size), (ImageFormat::Qcow2, SIZE as u64));

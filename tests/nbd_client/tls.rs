@@ -66,7 +66,7 @@ fn servers_prove_themselves_by_certificates() {
     std::fs::write(directory.path().join("disk.raw"), &disk).unwrap();
     for command in [
         "nbdkit -f -r -U SOCKET --tls=require --tls-certificates=pki --tls-verify-peer file disk.raw",
-        "qemu-nbd -r -t -e 8 -f raw -k SOCKET --object tls-creds-x509,id=t,endpoint=server,dir=pki,verify-peer=on \
+        "qemu-nbd -r -t -e 8 -f raw -k SOCKET --object tls-creds-x509,id=t,endpoint=server,dir=DIR/pki,verify-peer=on \
          --tls-creds t disk.raw",
     ] {
         let server = Server::start(directory.path(), command);
@@ -100,7 +100,7 @@ fn servers_prove_themselves_by_a_shared_key() {
     );
     for command in [
         "nbdkit -f -r -U SOCKET --tls=require --tls-psk=psk/keys.psk file disk.raw",
-        "qemu-nbd -r -t -e 8 -f raw -k SOCKET --object tls-creds-psk,id=t,endpoint=server,dir=psk --tls-creds t disk.raw",
+        "qemu-nbd -r -t -e 8 -f raw -k SOCKET --object tls-creds-psk,id=t,endpoint=server,dir=DIR/psk --tls-creds t disk.raw",
     ] {
         let psk = directory.path().join("psk").join("keys.psk");
         let server = Server::start(directory.path(), command);

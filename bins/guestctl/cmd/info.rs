@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use clap::{Args, ValueEnum};
+use guestctl::block::nbd::Uri;
 use guestctl::block::{FormatSpecific, ImageInfo, OpenOptions};
 use guestctl::bytes::escape;
 
@@ -10,7 +11,7 @@ use crate::args::ImageArgs;
 use crate::exit::Outcome;
 use crate::print;
 
-/// Show what an image file says about itself. Nothing that it names is opened.
+/// Show what an image file says about itself, or an NBD server about its exports. Nothing that an image names is opened.
 #[derive(Debug, Args)]
 pub struct Info {
     #[command(flatten)]
@@ -21,6 +22,9 @@ pub struct Info {
     /// The same choice in qemu-img's words.
     #[arg(long, value_enum, default_value_t = Output::Human, conflicts_with = "json")]
     output: Output,
+    /// Show all exports of an NBD server, and not only that of the URI.
+    #[arg(long)]
+    list: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -31,6 +35,11 @@ enum Output {
 
 impl Info {
     pub fn run(self) -> Outcome {
+        // An NBD URI is an image when that is what the options are about.
+        let as_image = self.images.format.is_some() || self.output == Output::Json;
+        if self.list || (Uri::is_uri(&self.images.image) && !as_image) {
+            return super::exports::run(&self.images.image, self.list, self.json);
+        }
         let options = OpenOptions { format: self.images.format, gate: self.images.gate()?, snapshot: None };
         let info = ImageInfo::read(&self.images.image, &options)?;
         if self.json || self.output == Output::Json {

@@ -4,6 +4,7 @@ pub mod cat;
 pub mod completions;
 pub mod df;
 pub mod download;
+pub mod exports;
 pub mod filesystems;
 pub mod find;
 pub mod info;
