@@ -489,7 +489,7 @@ fn a_write_that_may_be_lost_is_told() {
             match request.command {
                 command::READ if first => return socket.shutdown(std::net::Shutdown::Both),
                 command::READ => {
-                    send(socket, request.cookie, 1, chunk::OFFSET_DATA, &data(request.offset, request.len as usize))?
+                    send(socket, request.cookie, 1, chunk::OFFSET_DATA, &data(request.offset, request.len as usize))?;
                 }
                 _ => send(socket, request.cookie, 1, chunk::NONE, &[])?,
             }

@@ -40,7 +40,7 @@ struct Export {
     size_text: Option<String>,
 }
 
-/// What text and JSON call by the same names.
+/// What text and JSON call by the same names, in nbdinfo's order.
 #[derive(Debug, Serialize)]
 struct Facts {
     is_rotational: bool,
@@ -59,6 +59,31 @@ struct Facts {
     block_size_preferred: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     block_size_maximum: Option<u32>,
+}
+
+impl Facts {
+    fn flags(&self) -> [(&'static str, bool); 10] {
+        [
+            ("is_rotational", self.is_rotational),
+            ("is_read_only", self.is_read_only),
+            ("can_cache", self.can_cache),
+            ("can_df", self.can_df),
+            ("can_fast_zero", self.can_fast_zero),
+            ("can_flush", self.can_flush),
+            ("can_fua", self.can_fua),
+            ("can_multi_conn", self.can_multi_conn),
+            ("can_trim", self.can_trim),
+            ("can_zero", self.can_zero),
+        ]
+    }
+
+    fn sizes(&self) -> [(&'static str, Option<u32>); 3] {
+        [
+            ("block_size_minimum", self.block_size_minimum),
+            ("block_size_preferred", self.block_size_preferred),
+            ("block_size_maximum", self.block_size_maximum),
+        ]
+    }
 }
 
 /// Shows the export of `uri`, or with `list` all that its server shows.
@@ -134,10 +159,13 @@ impl Export {
                 writeln!(out, "\t\t{}", escape(context.as_bytes()))?;
             }
         }
-        // The names are those of JSON.
-        let facts = serde_json::to_value(&self.facts).map_err(std::io::Error::from)?;
-        for (name, value) in facts.as_object().into_iter().flatten() {
+        for (name, value) in self.facts.flags() {
             writeln!(out, "\t{name}: {value}")?;
+        }
+        for (name, value) in self.facts.sizes() {
+            if let Some(value) = value {
+                writeln!(out, "\t{name}: {value}")?;
+            }
         }
         Ok(())
     }
