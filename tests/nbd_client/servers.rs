@@ -321,3 +321,31 @@ fn a_uri_is_an_image_like_others() {
     let image = open(Path::new(&uri), &raw).unwrap();
     assert!(all(&image.device) == std::fs::read(directory.path().join("disk.qcow2")).unwrap());
 }
+
+#[test]
+fn info_says_what_nbdinfo_says() {
+    if !have("qemu-nbd") || !have("nbdinfo") {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("disk.raw"), sparse()).unwrap();
+    let server = Server::start(directory.path(), "qemu-nbd -r -t -e 8 -f raw -x one -D words -k SOCKET disk.raw");
+    let uri = server.uri().with_export("one").to_string();
+    let text = |program: &str, arguments: &[&str]| {
+        let output = std::process::Command::new(program).args(arguments).arg(&uri).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let ours = env!("CARGO_BIN_EXE_guestctl");
+    let after_protocol = |text: String| text.split_once('\n').unwrap().1.to_owned();
+    for arguments in [&[][..], &["--list"]] {
+        let theirs = text("nbdinfo", &[&["--no-content"], arguments].concat());
+        assert_eq!(after_protocol(text(ours, &[&["info"], arguments].concat())), after_protocol(theirs));
+    }
+    let json = |text: String| serde_json::from_str::<serde_json::Value>(&text).unwrap();
+    let (mut mine, theirs) =
+        (json(text(ours, &["info", "--json"])), json(text("nbdinfo", &["--no-content", "--json"])));
+    // Ours; newer versions of nbdinfo have a key of their own.
+    mine.as_object_mut().unwrap().remove("extended-headers");
+    assert_eq!(mine, theirs);
+}
