@@ -11,7 +11,7 @@ use std::time::Instant;
 use guestctl::block::nbd::{Client, NbdOptions};
 use guestctl::block::{BlockDevice, ExtentKind};
 
-const CHUNK: u64 = 2 << 20;
+const CHUNK: u64 = 1 << 20;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);

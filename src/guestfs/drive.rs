@@ -68,7 +68,8 @@ pub(super) fn name(mut index: usize) -> String {
 impl Drive {
     pub(super) fn new(name: String, path: &Path, options: DriveOptions) -> Result<Self> {
         let part_of = path.to_str().and_then(|path| path.rsplit_once('#')).map(|(file, _)| Path::new(file));
-        if let Err(error) = path.metadata()
+        if !block::nbd::Uri::is_uri(path)
+            && let Err(error) = path.metadata()
             && !part_of.is_some_and(Path::exists)
         {
             return Err(Error::io("open", path.display(), error));

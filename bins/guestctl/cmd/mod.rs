@@ -9,6 +9,7 @@ pub mod convert;
 pub mod create;
 pub mod df;
 pub mod download;
+pub mod exports;
 pub mod filesystems;
 pub mod find;
 pub mod info;

@@ -5,7 +5,7 @@
 //! deadline. Nothing is read ahead: bytes are taken from the socket only as they are asked for.
 
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -73,16 +73,19 @@ impl AsFd for Socket {
 }
 
 /// The socket as TLS sees it.
+#[cfg(feature = "tls")]
 #[derive(Debug)]
 pub(super) struct Shared(Arc<Socket>);
 
+#[cfg(feature = "tls")]
 impl Read for Shared {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         self.0.read(buf)
     }
 }
 
-impl Write for Shared {
+#[cfg(feature = "tls")]
+impl io::Write for Shared {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.write(bytes)
     }
@@ -125,6 +128,7 @@ impl Stream {
     }
 
     /// The same connection with TLS on it.
+    #[cfg(feature = "tls")]
     pub(super) fn with_tls(self, start: impl FnOnce(Shared) -> io::Result<Session>) -> io::Result<Self> {
         let session = start(Shared(self.socket.clone()))?;
         Ok(Self { socket: self.socket, tls: Some(Box::new(session)) })
@@ -205,6 +209,7 @@ impl Stream {
     }
 }
 
+#[cfg(feature = "tls")]
 impl Shared {
     /// As [`Stream::wait`].
     pub(super) fn wait(&self, ready: PollFlags, deadline: Instant) -> io::Result<()> {
