@@ -47,8 +47,19 @@ impl Counts {
         }
     }
 
+    /// Where references may be, in no order.
+    pub(super) fn pieces(&self) -> impl Iterator<Item = Range<u64>> + '_ {
+        self.pieces.keys().map(|piece| {
+            let start = piece.wrapping_shl(PIECE_BITS);
+            start..start.saturating_add(to_u64(PIECE))
+        })
+    }
+
     /// Whether there is a reference to one of `clusters`; may say so where there was one near.
     pub(super) fn any(&self, clusters: Range<u64>) -> bool {
+        if clusters.is_empty() {
+            return false;
+        }
         let pieces = clusters.start.wrapping_shr(PIECE_BITS)..=clusters.end.saturating_sub(1).wrapping_shr(PIECE_BITS);
         if pieces.end().saturating_sub(*pieces.start()) > to_u64(self.pieces.len()) {
             return self.pieces.keys().any(|piece| pieces.contains(piece));
