@@ -340,11 +340,11 @@ fn the_program_describes_itself() {
     assert_eq!(guestctl(["--version"]).text(), format!("guestctl {version}\n"));
     assert_eq!(
         guestctl(["version"]).text(),
-        format!("guestctl {version}\nimage formats: qcow2, vmdk, ova, raw\nfilesystems: ext2, ext3, ext4, vfat\n")
+        format!("guestctl {version}\nimage formats: qcow2, vmdk, vdi, vpc, vhdx, ova, raw\nfilesystems: ext2, ext3, ext4, vfat\n")
     );
     assert_eq!(
         guestctl(["version", "--json"]).json(),
-        serde_json::json!({"version": version, "image_formats": ["qcow2", "vmdk", "ova", "raw"],
+        serde_json::json!({"version": version, "image_formats": ["qcow2", "vmdk", "vdi", "vpc", "vhdx", "ova", "raw"],
             "filesystems": ["ext2", "ext3", "ext4", "vfat"]})
     );
     let help = guestctl(["--help"]).text();
@@ -357,7 +357,8 @@ fn the_program_describes_itself() {
         .collect();
     assert_eq!(
         commands.join(" "),
-        "inspect filesystems ls cat find stat download df info schema completions man version"
+        "inspect filesystems ls cat find stat download df info map compare create convert measure check commit rebase \
+         resize snapshot serve schema completions man version"
     );
     for shell in ["bash", "zsh", "fish"] {
         let script = guestctl(["completions", shell]).text();

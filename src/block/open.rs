@@ -173,6 +173,14 @@ pub fn open_writable(path: &Path, options: &OpenOptions) -> Result<Arc<dyn Block
     if options.snapshot.is_some() {
         return Err(named(Error::invalid("an internal snapshot cannot be written")));
     }
+    if Uri::is_uri(path) {
+        // What an export holds is for its server to know; to us it is a disk.
+        if options.format.is_some_and(|format| format != ImageFormat::Raw) {
+            return Err(named(Error::unsupported("nbd", "writing into an image inside an export")));
+        }
+        let client = Client::connect(&path.to_string_lossy().parse()?, &NbdOptions::default())?;
+        return Ok(Arc::new(client));
+    }
     let file = WritableFile::open(path)?;
     let format = options.format.map_or_else(|| probe(&file), Ok).map_err(named)?;
     open_writable_file(file, path, format, options)
