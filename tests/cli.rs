@@ -340,7 +340,9 @@ fn the_program_describes_itself() {
     assert_eq!(guestctl(["--version"]).text(), format!("guestctl {version}\n"));
     assert_eq!(
         guestctl(["version"]).text(),
-        format!("guestctl {version}\nimage formats: qcow2, vmdk, vdi, vpc, vhdx, ova, raw\nfilesystems: ext2, ext3, ext4, vfat\n")
+        format!(
+            "guestctl {version}\nimage formats: qcow2, vmdk, vdi, vpc, vhdx, ova, raw\nfilesystems: ext2, ext3, ext4, vfat\n"
+        )
     );
     assert_eq!(
         guestctl(["version", "--json"]).json(),
