@@ -72,6 +72,16 @@ pub const ZSTD_BLOCKS: u64 = 1 << 20;
 /// Runs of free space of one disk that are remembered; past this the shortest are forgotten. Ours; they take 16 MiB.
 pub const FREE_RUNS: usize = 1 << 20;
 
+/// Runs of free space of one disk that are looked at. Ours; what lies behind them is copied.
+pub const FREE_VISITS: u64 = 1 << 22;
+
+/// Bytes read from one disk to learn what is free. Ours; the bitmaps of 32 TiB of ext4 in blocks of 4 KiB, or the largest
+/// FAT.
+pub const FREE_READ_BYTES: u64 = 1 << 30;
+
+/// Damaged block groups of one ext4 before nothing more is taken for free there. Ours.
+pub const FREE_DAMAGED_GROUPS: u64 = 256;
+
 /// Entries of one partition table, and logical partitions in one chain. Ours; GPT tables hold 128, Linux names 256.
 pub const PARTITIONS: u64 = 1_024;
 

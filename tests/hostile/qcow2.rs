@@ -4,7 +4,7 @@ use crate::disk::{Disk, boundaries};
 use crate::fat::tiny;
 use crate::{DISK, Suite};
 
-const CLUSTER: usize = 4096;
+pub const CLUSTER: usize = 4096;
 const L1: usize = 3 * CLUSTER;
 const L2: usize = 4 * CLUSTER;
 const DATA: usize = 8 * CLUSTER;
@@ -12,7 +12,7 @@ const COPIED: u64 = 1 << 63;
 const COMPRESSED: u64 = 1 << 62;
 
 /// A disk of 2 MiB in clusters of 4 KiB: header, refcounts, L1, L2, a snapshot table and 64 KiB of data.
-fn base() -> Disk {
+pub fn base() -> Disk {
     let mut disk = Disk::from(vec![0; DATA + (64 << 10)]);
     disk.put(0, b"QFI\xfb");
     for (at, size, value) in [
@@ -62,7 +62,7 @@ const TABLES: &[&str] = &[
 
 #[test]
 fn damaged_qcow2() {
-    damaged("qcow2", base(), DISK);
+    damaged("qcow2", base(), DISK).run();
 }
 
 #[test]
@@ -72,10 +72,10 @@ fn damaged_qcow2_is_checked_repaired_and_changed() {
     base.be(60, 4, 0);
     base.be(64, 8, 0);
     (5..8).for_each(|cluster| base.be(2 * CLUSTER + cluster * 2, 2, 0));
-    damaged("qcow2 tables", base, TABLES);
+    damaged("qcow2 tables", base, TABLES).run();
 }
 
-fn damaged(name: &'static str, base: Disk, commands: &'static [&'static str]) {
+pub fn damaged(name: &'static str, base: Disk, commands: &'static [&'static str]) -> Suite {
     let mut suite = Suite::new(name, base, commands);
     suite.extension = "qcow2";
     for (field, at, size) in [
@@ -136,7 +136,7 @@ fn damaged(name: &'static str, base: Disk, commands: &'static [&'static str]) {
         suite.add(format!("cut to {len} bytes"), move |disk| disk.resize(len));
     }
     suite.refused = 40;
-    suite.run();
+    suite
 }
 
 /// L1 and L2 entries.
