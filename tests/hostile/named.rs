@@ -173,7 +173,7 @@ fn descriptors_and_tables_without_end() {
     hold("vmdk, a grain directory of 32 MiB", "vmdk", &sparse(1 << 35, 20, 1 << 30), &READ[3..], true);
 }
 
-/// Tables that qemu-img made for disks as large as the formats allow, and headers that claim more.
+/// Tables that qemu-img made for large disks, the largest ones of VHDX and VHD, and headers that claim more.
 #[test]
 fn tables_larger_than_memory() {
     if !have("qemu-img") {
@@ -184,14 +184,12 @@ fn tables_larger_than_memory() {
         dir.path(),
         "qemu-img create -q -f vhdx -o block_size=1M image.vhdx 60T
          qemu-img create -q -f vpc -o subformat=dynamic,force_size=on image.vhd 2040G
-         qemu-img create -q -f vdi image.vdi 500T",
+         qemu-img create -q -f vdi image.vdi 16T",
     );
-    for (image, refused) in [("image.vhdx", true), ("image.vhd", true), ("image.vdi", true)] {
-        // No consistency check of these formats, and no snapshots.
+    for image in ["image.vhdx", "image.vhd", "image.vdi"] {
         let path = dir.path().join(image);
-        hold_file(&format!("the largest {image}"), &path, &["info --json IMAGE", "inspect --json IMAGE"], false);
-        hold_file(&format!("the largest {image}"), &path, ASK, refused);
-        hold_file(&format!("the largest {image}"), &path, &["convert -q -O qcow2 IMAGE OUT"], false);
+        hold_file(&format!("a large {image}"), &path, &ASK[..3], false);
+        hold_file(&format!("a large {image}"), &path, &["convert -q -O qcow2 IMAGE OUT"], false);
     }
     let change = |image: &str, at: usize, size: usize, value: u64| {
         let path = dir.path().join(image);
@@ -201,7 +199,7 @@ fn tables_larger_than_memory() {
     };
     // 4 Gi blocks of a megabyte, 16 GiB of block map, in a file that has none of it.
     change("image.vdi", 384, 4, 0xffff_ffff);
-    hold_file("vdi, a block map of 16 GiB", &change("image.vdi", 368, 8, 0xffff_ffff << 20), ASK, true);
+    hold_file("vdi, a block map of 16 GiB", &change("image.vdi", 368, 8, 0xffff_ffff << 20), READ, true);
 }
 
 /// An ext4 of 512 TiB in an image of a few megabytes: every group has the descriptor and the bitmap that `pattern` is.

@@ -45,9 +45,8 @@ fn hold(packed: &PathBuf) -> Vec<String> {
     let script = format!(
         "{} -dc '{}' | dd of='{name}' bs=4k iflag=fullblock conv=sparse 2>/dev/null; mkdir out
          # QEMU empties logs only in images that it may change.
-         cp --sparse=always '{name}' theirs.image; qemu-img check -q -r all theirs.image >/dev/null 2>&1 || :
-         format=$(qemu-img info -U --output=json '{name}' 2>/dev/null | sed -n 's/^    \"format\": \"\\(.*\\)\",/\\1/p')
-         qemu-img convert -f \"$format\" -O raw theirs.image theirs 2>/dev/null || rm -f theirs; rm theirs.image",
+         cp --sparse=always '{name}' 'copy-{name}'; qemu-img check -q -r all 'copy-{name}' >/dev/null 2>&1 || :
+         qemu-img convert -O raw 'copy-{name}' theirs 2>/dev/null || rm -f theirs; rm 'copy-{name}'",
         unpacker(packed).unwrap(),
         packed.display()
     );
