@@ -4,7 +4,7 @@ use crate::disk::{Disk, boundaries};
 use crate::fat::tiny;
 use crate::{DISK, Suite};
 
-pub const CLUSTER: usize = 4096;
+const CLUSTER: usize = 4096;
 const L1: usize = 3 * CLUSTER;
 const L2: usize = 4 * CLUSTER;
 const DATA: usize = 8 * CLUSTER;
@@ -12,7 +12,7 @@ const COPIED: u64 = 1 << 63;
 const COMPRESSED: u64 = 1 << 62;
 
 /// A disk of 2 MiB in clusters of 4 KiB: header, refcounts, L1, L2, a snapshot table and 64 KiB of data.
-pub fn base() -> Disk {
+fn base() -> Disk {
     let mut disk = Disk::from(vec![0; DATA + (64 << 10)]);
     disk.put(0, b"QFI\xfb");
     for (at, size, value) in [
@@ -49,6 +49,15 @@ pub fn base() -> Disk {
     disk
 }
 
+/// The same without the snapshot, which shares the active L1 table, as no writer would do.
+pub fn clean() -> Disk {
+    let mut base = base();
+    base.be(60, 4, 0);
+    base.be(64, 8, 0);
+    (5..8).for_each(|cluster| base.be(2 * CLUSTER + cluster * 2, 2, 0));
+    base
+}
+
 /// Commands that read or change the tables themselves.
 const TABLES: &[&str] = &[
     "check --json IMAGE",
@@ -67,12 +76,7 @@ fn damaged_qcow2() {
 
 #[test]
 fn damaged_qcow2_is_checked_repaired_and_changed() {
-    let mut base = base();
-    // The base's snapshot shares the active L1 table, which no writer would do.
-    base.be(60, 4, 0);
-    base.be(64, 8, 0);
-    (5..8).for_each(|cluster| base.be(2 * CLUSTER + cluster * 2, 2, 0));
-    damaged("qcow2 tables", base, TABLES).run();
+    damaged("qcow2 tables", clean(), TABLES).run();
 }
 
 pub fn damaged(name: &'static str, base: Disk, commands: &'static [&'static str]) -> Suite {
