@@ -37,7 +37,7 @@ fn unpacker(path: &Path) -> Option<&'static str> {
     }
 }
 
-fn hold(packed: &PathBuf) -> Vec<String> {
+fn hold(packed: &Path) -> Vec<String> {
     let dir = tempfile::tempdir().unwrap();
     let name = packed.file_stem().unwrap().to_str().unwrap();
     let image = dir.path().join(name);
