@@ -11,6 +11,7 @@
 //! | [`ops`] | what users ask for: list, find, checksum, download |
 //! | [`fs`] | filesystems inside the guest, paths and mount points |
 //! | [`volume`] | partitions and logical volumes |
+//! | [`worker`] | images opened in another process |
 //! | [`block`] | images as runs of bytes that know their holes |
 //! | [`limits`], [`bytes`], [`progress`] and the [`Error`] | for everyone |
 //!
@@ -48,6 +49,7 @@ pub mod ops;
 pub mod progress;
 mod sys;
 pub mod volume;
+pub mod worker;
 
 pub use error::{Corrupt, Error, ErrorKind, PathProblem, Place, Result};
 pub use guestfs::{DriveOptions, Guestfs, Listed, Stat};

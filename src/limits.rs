@@ -194,6 +194,19 @@ pub const PACKAGE_DAMAGE: u64 = 10_000;
 /// Packages of one guest. Ours; the whole of Debian is about 100,000.
 pub const PACKAGES: u64 = 250_000;
 
+/// Bytes of one reply to an NBD option. The protocol's longest: two strings of 4096 and a length.
+pub const NBD_OPTION_REPLY_BYTES: u64 = 8_196;
+
+/// Replies of an NBD server to one option: exports that it lists, metadata contexts of one. Ours.
+pub const NBD_OPTION_REPLIES: usize = 4_096;
+
+/// Bytes of one NBD reply that is not data: block status, an error and its message. Ours; QEMU sends up to 131,072
+/// extents, of 16 bytes where lengths have 64 bits.
+pub const NBD_REPLY_BYTES: u64 = 4 << 20;
+
+/// Chunks of an NBD server's reply to one read. Ours; reads ask for 256 KiB, in blocks of 512 bytes at least.
+pub const NBD_REPLY_CHUNKS: usize = 4_096;
+
 /// `found` if it is within `limit`, else the [`Limit`](crate::ErrorKind::Limit) error that names it.
 pub fn check(what: &'static str, found: u64, limit: u64) -> Result<u64> {
     if found <= limit { Ok(found) } else { Err(Error::limit(what, limit, found)) }

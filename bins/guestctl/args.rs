@@ -2,74 +2,118 @@
 
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand};
+use clap::{ArgAction, Args as ClapArgs, FromArgMatches, Parser, Subcommand};
 use guestctl::block::ImageFormat;
 
 use crate::cmd;
 
-/// Look inside guest disk images: no root, no virtual machine, no mount.
+/// Look inside guest disk images, convert and serve them: no root, no virtual machine, no mount.
 #[derive(Debug, Parser)]
 #[command(name = "guestctl", version, propagate_version = true, disable_help_subcommand = true, after_help = EXIT_CODES)]
 pub struct Args {
-    /// Say what is done, on standard error.
-    #[arg(short, long, global = true)]
-    pub verbose: bool,
+    #[command(flatten)]
+    pub everywhere: Everywhere,
     #[command(subcommand)]
     pub command: Command,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 done, 1 system error, 2 usage, 3 parts unreadable, 4 limit or space, 5 refused by policy, \
-                          7 unsupported, 8 corrupt image, 9 not found in the guest, 130 cancelled.";
+/// What every subcommand takes.
+#[derive(Debug, ClapArgs)]
+pub struct Everywhere {
+    /// Say what is done, on standard error.
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+}
 
-/// The subcommands.
-#[derive(Debug, Subcommand)]
-pub enum Command {
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 system error, 2 usage, 3 parts unreadable, 4 limit or space, 5 refused by policy, \
+                          7 unsupported, 8 corrupt image, 9 not found in the guest, 130 cancelled. \
+                          compare and check have those of qemu-img.";
+
+impl Args {
+    /// The program's arguments. When the first is a subcommand only that one is defined: defining all of them takes as long
+    /// as answering a question about an image.
+    pub fn from_command_line() -> Self {
+        let word = std::env::args_os().nth(1);
+        let Some(only) = word.as_deref().and_then(std::ffi::OsStr::to_str).and_then(Command::definition) else {
+            return Self::parse();
+        };
+        let command = clap::Command::new("guestctl").version(env!("CARGO_PKG_VERSION")).propagate_version(true);
+        let command = Everywhere::augment_args(command).disable_help_subcommand(true).subcommand(only);
+        let mut matches = command.get_matches();
+        Self::from_arg_matches_mut(&mut matches).unwrap_or_else(|error| error.exit())
+    }
+}
+
+/// The subcommands, and the definition of each on its own.
+macro_rules! subcommands {
+    ($(#[doc = $about:literal] $name:ident($arguments:ty) = $word:literal,)*) => {
+        /// The subcommands.
+        #[derive(Debug, Subcommand)]
+        pub enum Command {
+            $(#[doc = $about] $name($arguments),)*
+        }
+
+        impl Command {
+            /// The definition of the subcommand that is called `word`.
+            fn definition(word: &str) -> Option<clap::Command> {
+                match word {
+                    $($word => Some(<$arguments>::augment_args(clap::Command::new($word)).about($about.trim())),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+subcommands! {
     /// Say what is installed in a guest.
-    Inspect(cmd::inspect::Inspect),
+    Inspect(cmd::inspect::Inspect) = "inspect",
     /// List filesystems, partitions and logical volumes.
-    Filesystems(cmd::filesystems::Filesystems),
+    Filesystems(cmd::filesystems::Filesystems) = "filesystems",
     /// List a guest directory.
-    Ls(cmd::ls::Ls),
+    Ls(cmd::ls::Ls) = "ls",
     /// Print guest files.
-    Cat(cmd::cat::Cat),
+    Cat(cmd::cat::Cat) = "cat",
     /// Find paths in a guest.
-    Find(cmd::find::Find),
+    Find(cmd::find::Find) = "find",
     /// Show what is known of guest paths.
-    Stat(cmd::stat::Stat),
+    Stat(cmd::stat::Stat) = "stat",
     /// Copy a guest file or device out.
-    Download(cmd::download::Download),
+    Download(cmd::download::Download) = "download",
     /// Show the free space of a guest's filesystems.
-    Df(cmd::df::Df),
+    Df(cmd::df::Df) = "df",
     /// Show what an image file says about itself.
-    Info(cmd::info::Info),
+    Info(cmd::info::Info) = "info",
     /// Show which parts of a disk are data.
-    Map(cmd::map::Map),
+    Map(cmd::map::Map) = "map",
     /// Say whether two disks hold the same bytes.
-    Compare(cmd::compare::Compare),
+    Compare(cmd::compare::Compare) = "compare",
     /// Make a new image.
-    Create(cmd::create::Create),
+    Create(cmd::create::Create) = "create",
     /// Convert an image into another format.
-    Convert(cmd::convert::Convert),
+    Convert(cmd::convert::Convert) = "convert",
     /// Say how many bytes a new image would need.
-    Measure(cmd::measure::Measure),
+    Measure(cmd::measure::Measure) = "measure",
     /// Check an image's tables, and repair them.
-    Check(cmd::check::Check),
+    Check(cmd::check::Check) = "check",
     /// Write an overlay's changes into its backing file.
-    Commit(cmd::commit::Commit),
+    Commit(cmd::commit::Commit) = "commit",
     /// Put an overlay onto another backing file.
-    Rebase(cmd::rebase::Rebase),
+    Rebase(cmd::rebase::Rebase) = "rebase",
     /// Give the disk in an image another size.
-    Resize(cmd::resize::Resize),
+    Resize(cmd::resize::Resize) = "resize",
     /// List, make, apply and delete internal snapshots.
-    Snapshot(cmd::snapshot::Snapshot),
+    Snapshot(cmd::snapshot::Snapshot) = "snapshot",
+    /// Serve images over NBD.
+    Serve(cmd::serve::Serve) = "serve",
     /// Print the JSON Schema of `inspect --json`.
-    Schema(cmd::schema::Schema),
+    Schema(cmd::schema::Schema) = "schema",
     /// Print a shell's completions.
-    Completions(cmd::completions::Completions),
+    Completions(cmd::completions::Completions) = "completions",
     /// Write the man pages.
-    Man(cmd::man::Man),
+    Man(cmd::man::Man) = "man",
     /// Print the version.
-    Version(cmd::version::Version),
+    Version(cmd::version::Version) = "version",
 }
 
 /// Which images, and how to open them.
@@ -83,6 +127,9 @@ pub struct ImageArgs {
     pub more: Vec<PathBuf>,
     #[command(flatten)]
     pub open: OpenArgs,
+    /// Open each image in a process of its own, so that what a hostile image may break is not this program.
+    #[arg(long)]
+    pub isolate: bool,
 }
 
 /// How to open images.

@@ -19,11 +19,12 @@ mod record;
 mod session;
 mod size;
 
-use clap::Parser;
-
 fn main() -> std::process::ExitCode {
-    let args = args::Args::parse();
-    let debug = args.verbose || std::env::var_os("GUESTCTL_DEBUG").is_some_and(|value| value != "0");
+    if let Some(code) = guestctl::worker::run_if_asked() {
+        return code;
+    }
+    let args = args::Args::from_command_line();
+    let debug = args.everywhere.verbose || std::env::var_os("GUESTCTL_DEBUG").is_some_and(|value| value != "0");
     let level = if debug { log::LevelFilter::Debug } else { log::LevelFilter::Warn };
     env_logger::Builder::new().filter_level(level).format_timestamp(None).init();
     exit::report(cmd::run(args))

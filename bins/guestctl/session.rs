@@ -40,7 +40,12 @@ impl ImageArgs {
         let g = Guestfs::new()?;
         let gate = self.open.gate()?;
         for path in std::iter::once(&self.image).chain(&self.more) {
-            let options = DriveOptions { format: self.open.format, gate: gate.clone(), ..DriveOptions::default() };
+            let options = DriveOptions {
+                format: self.open.format,
+                gate: gate.clone(),
+                out_of_process: self.isolate,
+                ..DriveOptions::default()
+            };
             g.add_drive_with(path, options)?;
         }
         g.launch()?;

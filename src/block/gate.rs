@@ -64,6 +64,22 @@ pub struct Gated {
 pub trait OpenGate: Send + Sync + fmt::Debug {
     /// Opens the file that `image` calls `reference`, or refuses with [`ErrorKind::Denied`](crate::ErrorKind).
     fn open(&self, image: &Path, reference: &Reference) -> Result<Gated>;
+
+    /// What it decides by, if that can be told to another process.
+    fn policy(&self) -> Option<GatePolicy> {
+        None
+    }
+}
+
+/// What a gate decides by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GatePolicy {
+    /// As [`DenyAll`].
+    Nothing,
+    /// As [`SameDirectory`].
+    SameDirectory,
+    /// As [`AllowDirectories`], with these.
+    Directories(Vec<PathBuf>),
 }
 
 /// Refuses everything: the default.
@@ -71,6 +87,10 @@ pub trait OpenGate: Send + Sync + fmt::Debug {
 pub struct DenyAll;
 
 impl OpenGate for DenyAll {
+    fn policy(&self) -> Option<GatePolicy> {
+        Some(GatePolicy::Nothing)
+    }
+
     fn open(&self, _image: &Path, reference: &Reference) -> Result<Gated> {
         Err(denied(reference, "no file that an image names is opened by default")
             .with_hint("if you trust the image, allow the directory of that file (--allow-backing DIR)"))
@@ -82,6 +102,10 @@ impl OpenGate for DenyAll {
 pub struct SameDirectory;
 
 impl OpenGate for SameDirectory {
+    fn policy(&self) -> Option<GatePolicy> {
+        Some(GatePolicy::SameDirectory)
+    }
+
     fn open(&self, image: &Path, reference: &Reference) -> Result<Gated> {
         let path = local_path(image, reference)?;
         let (directory, name) = (directory_of(image), path.file_name());
@@ -109,6 +133,10 @@ impl AllowDirectories {
 }
 
 impl OpenGate for AllowDirectories {
+    fn policy(&self) -> Option<GatePolicy> {
+        Some(GatePolicy::Directories(self.directories.clone()))
+    }
+
     fn open(&self, image: &Path, reference: &Reference) -> Result<Gated> {
         let path = local_path(image, reference)?;
         // Only the directory part is resolved: the last component is opened without following a link out of it.

@@ -22,6 +22,7 @@ mod info;
 mod lock;
 mod lru;
 mod memory;
+pub mod nbd;
 mod open;
 mod ova;
 mod overlay;
@@ -44,7 +45,7 @@ use std::ops::Range;
 
 pub use cached::Cached;
 pub use file::HostFile;
-pub use gate::{AllowDirectories, DenyAll, Gated, OpenGate, Reference, ReferenceKind, SameDirectory};
+pub use gate::{AllowDirectories, DenyAll, GatePolicy, Gated, OpenGate, Reference, ReferenceKind, SameDirectory};
 pub use info::{FormatSpecific, ImageInfo, SnapshotInfo};
 pub use lock::{Lock, writer_present};
 pub use lru::Lru;

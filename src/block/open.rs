@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::gate::{DenyAll, OpenGate, Reference};
 use super::info::ImageInfo;
+use super::nbd::{Client, NbdOptions, Uri};
 use super::probe::{ImageFormat, probe};
 use super::qcow2::{Qcow2, WritableQcow2};
 use super::vmdk::Vmdk;
@@ -130,6 +131,9 @@ impl ImageInfo {
 }
 
 fn open_path(path: &Path, options: &OpenOptions, follow: bool) -> Result<Image> {
+    if Uri::is_uri(path) {
+        return open_uri(path, options, follow);
+    }
     let (path, fragment) = split_snapshot(path);
     let snapshot = options.snapshot.as_deref().or(fragment);
     let named = |error: Error| error.in_image(path.display());
@@ -146,6 +150,20 @@ fn open_path(path: &Path, options: &OpenOptions, follow: bool) -> Result<Image> 
     let mut image = open_format(file, options.format, &context).map_err(named)?;
     image.info.actual_size = Some(allocated);
     Ok(image)
+}
+
+/// Opens what an NBD server exports as the file below the format. `URI#name` opens an internal snapshot; a `#` that
+/// belongs to the URI is written `%23`.
+fn open_uri(uri: &Path, options: &OpenOptions, follow: bool) -> Result<Image> {
+    let (name, fragment) = match uri.to_str().and_then(|text| text.split_once('#')) {
+        Some((name, fragment)) => (Path::new(name), Some(fragment)),
+        None => (uri, None),
+    };
+    let client = Client::connect(&name.to_string_lossy().parse()?, &NbdOptions::default())?;
+    let snapshot = options.snapshot.as_deref().or(fragment);
+    // It lies in no directory: names of other files in it lead nowhere unless they are absolute.
+    let context = OpenContext { path: name, gate: &*options.gate, depth: 0, follow, snapshot };
+    open_format(Arc::new(client), options.format, &context).map_err(|error| error.in_image(name.display()))
 }
 
 /// Opens the image at `path` for reading and writing in place, under the image lock. Formats that cannot be changed in

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use crate::block::{self, BlockDevice, ImageFormat, ImageInfo, OpenGate, Overlay};
 use crate::error::{Error, Result};
 use crate::volume::{self, PartitionTable};
+use crate::worker;
 
 /// Bytes of changes to one drive that stay in memory before they go to a temporary file.
 const OVERLAY_MEMORY: u64 = 32 << 20;
@@ -22,11 +23,24 @@ pub struct DriveOptions {
     pub gate: Arc<dyn OpenGate>,
     /// Read this internal snapshot, or this disk of an OVA.
     pub snapshot: Option<String>,
+    /// Open the image in a process of its own, which serves it to this one. Needs a program for that: this one, if it
+    /// calls [`worker::run_if_asked`], or [`worker`](Self::worker).
+    pub out_of_process: bool,
+    /// The program to run for [`out_of_process`](Self::out_of_process), such as the path of `guestctl`; `None` is this
+    /// program.
+    pub worker: Option<PathBuf>,
 }
 
 impl Default for DriveOptions {
     fn default() -> Self {
-        Self { format: None, readonly: true, gate: Arc::new(block::DenyAll), snapshot: None }
+        Self {
+            format: None,
+            readonly: true,
+            gate: Arc::new(block::DenyAll),
+            snapshot: None,
+            out_of_process: false,
+            worker: None,
+        }
     }
 }
 
@@ -54,7 +68,8 @@ pub(super) fn name(mut index: usize) -> String {
 impl Drive {
     pub(super) fn new(name: String, path: &Path, options: DriveOptions) -> Result<Self> {
         let part_of = path.to_str().and_then(|path| path.rsplit_once('#')).map(|(file, _)| Path::new(file));
-        if let Err(error) = path.metadata()
+        if !block::nbd::Uri::is_uri(path)
+            && let Err(error) = path.metadata()
             && !part_of.is_some_and(Path::exists)
         {
             return Err(Error::io("open", path.display(), error));
@@ -64,7 +79,12 @@ impl Drive {
 
     pub(super) fn open(&self) -> Result<OpenDrive> {
         let DriveOptions { format, gate, snapshot, .. } = self.options.clone();
-        let image = block::open(&self.path, &block::OpenOptions { format, gate, snapshot })?;
+        let options = block::OpenOptions { format, gate, snapshot };
+        let image = if self.options.out_of_process {
+            worker::open(&self.path, &options, self.options.worker.as_deref())?
+        } else {
+            block::open(&self.path, &options)?
+        };
         // A drive is writable inside and its image is not: changes collect in an overlay that ends with the handle.
         let disk = Arc::new(Overlay::new(image.device, OVERLAY_MEMORY, &std::env::temp_dir()));
         Ok(OpenDrive { name: self.name.clone(), disk, info: image.info, table: OnceLock::new() })

@@ -91,9 +91,9 @@ fn copy_differences(
             if was != will_be {
                 let range = offset..offset + was.len() as u64;
                 if was.iter().all(|&byte| byte == 0) {
-                    disk.write_zeroes(range)?
+                    disk.write_zeroes(range)?;
                 } else {
-                    disk.write_all_at(was, offset)?
+                    disk.write_all_at(was, offset)?;
                 }
             }
             offset += was.len() as u64;

@@ -25,7 +25,7 @@ fn samples_of_qemu_are_the_same_or_refused() {
     if !["qemu-img", "bzip2", "xz"].into_iter().all(have) {
         return;
     }
-    let failures: Vec<String> = packed.iter().flat_map(|path| hold(path)).collect();
+    let failures: Vec<String> = packed.iter().flat_map(|file| hold(file)).collect();
     assert!(failures.is_empty(), "{} failures\n{}", failures.len(), failures.join("\n"));
 }
 

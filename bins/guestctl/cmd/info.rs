@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
+use guestctl::block::nbd::Uri;
 use guestctl::block::{FormatSpecific, ImageInfo};
 use guestctl::bytes::escape;
 
@@ -11,7 +12,7 @@ use crate::args::{OpenArgs, Output};
 use crate::exit::Outcome;
 use crate::print;
 
-/// Show what an image file says about itself. Nothing that it names is opened.
+/// Show what an image file says about itself, or an NBD server about its exports. Nothing that an image names is opened.
 #[derive(Debug, Args)]
 pub struct Info {
     /// The image.
@@ -28,10 +29,18 @@ pub struct Info {
     /// The same choice in qemu-img's words.
     #[arg(long, value_enum, default_value_t = Output::Human, conflicts_with = "json")]
     output: Output,
+    /// Show all exports of an NBD server, and not only that of the URI.
+    #[arg(long)]
+    list: bool,
 }
 
 impl Info {
     pub fn run(self) -> Outcome {
+        // An NBD URI is an image when that is what the options are about.
+        let as_image = self.open.format.is_some() || self.backing_chain || self.output == Output::Json;
+        if self.list || (Uri::is_uri(&self.image) && !as_image) {
+            return super::exports::run(&self.image, self.list, self.json);
+        }
         let options = self.open.options()?;
         if self.backing_chain {
             let chain = ImageInfo::read_chain(&self.image, &options)?;

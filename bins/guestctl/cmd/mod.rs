@@ -9,6 +9,7 @@ pub mod convert;
 pub mod create;
 pub mod df;
 pub mod download;
+pub mod exports;
 pub mod filesystems;
 pub mod find;
 pub mod info;
@@ -20,6 +21,7 @@ pub mod measure;
 pub mod rebase;
 pub mod resize;
 pub mod schema;
+pub mod serve;
 pub mod snapshot;
 pub mod stat;
 pub mod version;
@@ -52,6 +54,7 @@ pub fn run(args: Args) -> Outcome {
         Command::Completions(command) => command.run(),
         Command::Man(command) => command.run(),
         Command::Schema(command) => command.run(),
+        Command::Serve(command) => command.run(),
         Command::Version(command) => command.run(),
     }
 }

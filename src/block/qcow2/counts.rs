@@ -47,8 +47,19 @@ impl Counts {
         }
     }
 
+    /// Where references may be, in no order.
+    pub(super) fn pieces(&self) -> impl Iterator<Item = Range<u64>> + '_ {
+        self.pieces.keys().map(|piece| {
+            let start = piece.wrapping_shl(PIECE_BITS);
+            start..start.saturating_add(to_u64(PIECE))
+        })
+    }
+
     /// Whether there is a reference to one of `clusters`; may say so where there was one near.
     pub(super) fn any(&self, clusters: Range<u64>) -> bool {
+        if clusters.is_empty() {
+            return false;
+        }
         let pieces = clusters.start.wrapping_shr(PIECE_BITS)..=clusters.end.saturating_sub(1).wrapping_shr(PIECE_BITS);
         if pieces.end().saturating_sub(*pieces.start()) > to_u64(self.pieces.len()) {
             return self.pieces.keys().any(|piece| pieces.contains(piece));
@@ -59,6 +70,18 @@ impl Counts {
     /// Adds references, up to `max` in all; how many that left out.
     pub(super) fn add(&mut self, cluster: u64, times: u64, max: u64) -> Result<u64> {
         let number = cluster.wrapping_shr(PIECE_BITS);
+        let within = to_usize(cluster) & PIECE.wrapping_sub(1);
+        // Nearly always there is a piece and the count stays small: one look-up.
+        if let Some(byte) = self.pieces.get_mut(&number).and_then(|piece| piece.get_mut(within)) {
+            let wanted = u64::from(*byte).saturating_add(times);
+            if wanted <= max
+                && let Some(small) = u8::try_from(wanted).ok().filter(|&small| small < LARGE)
+            {
+                *byte = small;
+                self.clusters = self.clusters.max(cluster.saturating_add(1));
+                return Ok(0);
+            }
+        }
         let before = self.get(cluster);
         let wanted = before.saturating_add(times);
         let now = wanted.min(max.max(before));
@@ -67,7 +90,6 @@ impl Counts {
             limits::check("bytes of counted references", bytes, limits::CHECK_COUNT_BYTES)?;
             self.pieces.insert(number, vec![0; PIECE].into());
         }
-        let within = to_usize(cluster) & PIECE.wrapping_sub(1);
         if let Some(byte) = self.pieces.get_mut(&number).and_then(|piece| piece.get_mut(within)) {
             *byte = u8::try_from(now).unwrap_or(LARGE);
         }

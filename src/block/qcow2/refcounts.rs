@@ -498,7 +498,7 @@ mod tests {
         for order in 0..=6 {
             let width = Width { order };
             let mut block = vec![0; 512];
-            let count = 512 * 8 >> order;
+            let count = (512 * 8) >> order;
             for index in 0..count {
                 width.set(&mut block, index, (index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) & width.max());
             }

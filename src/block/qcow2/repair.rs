@@ -132,10 +132,10 @@ fn rebuild(file: &Arc<dyn Resizable>, before: &Examined) -> Result<()> {
     let (mut blocks, mut table) = (1u64, 1u64);
     let numbers = loop {
         let end = first.saturating_add(blocks).saturating_add(table);
-        let numbers = used(end, &counts);
         let entries = end.div_ceil(per_block);
         let needed = entries.saturating_mul(8).div_ceil(size);
         limits::check("refcount table bytes", needed.saturating_mul(size), limits::CHECK_REFCOUNT_TABLE_BYTES)?;
+        let numbers = used(end, &counts);
         if to_u64(numbers.len()) <= blocks && needed <= table {
             break numbers;
         }
