@@ -1,7 +1,7 @@
 //! QEMU's own sample images, many from other programs or out of fuzzers: `sample_images` somewhere below the directory that
 //! `GUESTCTL_CORPUS` names. Each is the same bytes as for qemu-img, or a refusal with an exit code.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::run;
 use crate::support::{have, shell, skipped};
