@@ -270,7 +270,12 @@ impl ErrorKind {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => 4,
+            // A file can be larger than the host's filesystem allows, too.
+            Self::Io { source, .. }
+                if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::FileTooLarge) =>
+            {
+                4
+            }
             Self::Io { .. } => 1,
             Self::InvalidArgument(_) => 2,
             Self::Partial(_) => 3,

@@ -7,8 +7,12 @@ use crate::error::{Error, Result};
 /// Images below an image, the image itself not counted. Ours; qemu-img itself sets none, 200 is past every real chain.
 pub const BACKING_CHAIN_DEPTH: u64 = 200;
 
-/// Bytes of one table that must be read whole (a qcow2 L1 table, a grain directory). QEMU's limit for the L1 table.
+/// Bytes of one table that must be read whole (a qcow2 L1 table). QEMU's limit for the L1 table.
 pub const TABLE_BYTES: u64 = 32 << 20;
+
+/// Bytes of the grain directories of one VMDK, which are kept in memory. Ours; those of 128 TiB in grains of 64 KiB, and
+/// VMware's largest disk has half of that.
+pub const VMDK_DIRECTORY_BYTES: u64 = 16 << 20;
 
 /// Bytes of the L1 table, and of the refcount table, of a qcow2 image that is changed in place: both are kept in memory
 /// with a set of the clusters they name. Ours; 4 MiB stand for 256 TiB in clusters of 64 KiB.
@@ -71,6 +75,15 @@ pub const ZSTD_BLOCKS: u64 = 1 << 20;
 
 /// Runs of free space of one disk that are remembered; past this the shortest are forgotten. Ours; they take 16 MiB.
 pub const FREE_RUNS: usize = 1 << 20;
+
+/// Runs of free space of one disk that are looked at. Ours; what lies behind them is copied.
+pub const FREE_VISITS: u64 = 1 << 22;
+
+/// Bytes read from one disk to learn what is free. Ours; the bitmaps of 16 TiB of ext4 in blocks of 4 KiB.
+pub const FREE_READ_BYTES: u64 = 512 << 20;
+
+/// Damaged block groups of one ext4 before nothing more is taken for free there. Ours.
+pub const FREE_DAMAGED_GROUPS: u64 = 256;
 
 /// Entries of one partition table, and logical partitions in one chain. Ours; GPT tables hold 128, Linux names 256.
 pub const PARTITIONS: u64 = 1_024;

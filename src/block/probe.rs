@@ -97,19 +97,35 @@ pub fn probe(file: &dyn BlockDevice) -> Result<ImageFormat> {
     if starts(b"conectix") {
         return Ok(ImageFormat::Vhd);
     }
-    let foreign: [(&[u8], usize, &str); 4] = [
+    let foreign: [(&[u8], usize, &str); 6] = [
         (b"COWD", 0, "vmdk ESX server sparse extents (COWD)"),
         (b"QED\0", 0, "qed"),
         (b"WithoutFreeSpace", 0, "parallels"),
         (b"WithouFreSpacExt", 0, "parallels"),
+        (b"Bochs Virtual HD Image\0", 0, "bochs"),
+        (b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop", 0, "cloop"),
     ];
     for (magic, at, name) in foreign {
         if head.get(at..).is_some_and(|rest| rest.starts_with(magic)) {
-            return Err(Error::unsupported("image", name)
-                .with_hint("if the disk is raw and its guest wrote that signature, state the format (-f raw)"));
+            return Err(foreign_format(name));
         }
     }
+    if is_dmg(file)? {
+        return Err(foreign_format("dmg"));
+    }
     Ok(if super::vhd::is_fixed(file)? { ImageFormat::Vhd } else { ImageFormat::Raw })
+}
+
+fn foreign_format(name: &str) -> Error {
+    Error::unsupported("image", name)
+        .with_hint("if the disk is raw and its guest wrote that signature, state the format (-f raw)")
+}
+
+/// Whether the last sector is a trailer of Apple's UDIF: its signature, version 4, and its own length. (QEMU goes by the
+/// file's name.)
+fn is_dmg(file: &dyn BlockDevice) -> Result<bool> {
+    let Some(end) = file.size().checked_sub(512) else { return Ok(false) };
+    Ok(read_vec(file, end, 12)? == *b"koly\0\0\0\x04\0\0\x02\0")
 }
 
 #[cfg(test)]
@@ -127,6 +143,11 @@ mod tests {
         assert_eq!(probed(b"conectix").unwrap(), ImageFormat::Vhd);
         assert_eq!(probed(&[&[0; 64][..], b"\x7f\x10\xda\xbe"].concat()).unwrap(), ImageFormat::Vdi);
         assert_eq!(probed(b"QED\0").unwrap_err().exit_code(), 7);
+        assert_eq!(probed(b"Bochs Virtual HD Image\0").unwrap_err().exit_code(), 7);
+        assert_eq!(probed(b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop file=$0").unwrap_err().exit_code(), 7);
+        let dmg = |version| [&[0; 100][..], b"koly\0\0\0", &[version], b"\0\0\x02\0", &[0; 500]].concat();
+        assert_eq!(probed(&dmg(4)).unwrap_err().exit_code(), 7);
+        assert_eq!(probed(&dmg(5)).unwrap(), ImageFormat::Raw);
         assert_eq!("vhd".parse::<ImageFormat>().unwrap(), ImageFormat::Vhd);
         assert_eq!("QCOW2".parse::<ImageFormat>().unwrap(), ImageFormat::Qcow2);
         assert!("bogus".parse::<ImageFormat>().is_err());

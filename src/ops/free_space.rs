@@ -8,8 +8,10 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::block::{BlockDevice, Extent, ExtentKind, Status};
+use crate::bytes::to_u64;
 use crate::error::{ErrorKind, Result};
 use crate::fs;
 use crate::limits;
@@ -22,9 +24,9 @@ const PIECES: usize = 65_536;
 /// The ranges of `disk` that its filesystems say are free: in ascending order, not empty, apart from one another.
 ///
 /// Damage makes less free and is no error; reading the disk may fail. With more than [`limits::FREE_RUNS`] runs the shortest
-/// are left out.
+/// are left out, and what lies behind [`limits::FREE_VISITS`] runs or [`limits::FREE_READ_BYTES`] of metadata is kept.
 pub fn free_ranges(disk: &Arc<dyn BlockDevice>) -> Result<Vec<Range<u64>>> {
-    let disk: Arc<dyn BlockDevice> = Arc::new(Located(disk.clone()));
+    let disk: Arc<dyn BlockDevice> = Arc::new(Located { disk: disk.clone(), read: AtomicU64::new(0) });
     let mut free = Free::default();
     // Behind a table that cannot be read nothing is looked for.
     let Some(table) = tolerate(volume::scan(&disk))? else { return Ok(Vec::new()) };
@@ -121,6 +123,7 @@ fn add_filesystem(free: &mut Free, name: &str, device: &Arc<dyn BlockDevice>) ->
     let size = device.size();
     let before = free.bytes;
     let told = filesystem.free_extents(&mut |run| {
+        free.visits = limits::check("runs of free space", free.visits.saturating_add(1), limits::FREE_VISITS)?;
         let run = run.start.min(size)..run.end.min(size);
         for_each_piece(&**device, run, &mut |piece| {
             free.add(piece);
@@ -133,21 +136,32 @@ fn add_filesystem(free: &mut Free, name: &str, device: &Arc<dyn BlockDevice>) ->
     Ok(())
 }
 
-/// A disk that tells of each of its bytes where it is, through partitions and volumes.
+/// A disk that tells of each of its bytes where it is, through partitions and volumes, and that is not read without end:
+/// a small image can hold a large filesystem, or a thousand.
 #[derive(Debug)]
-struct Located(Arc<dyn BlockDevice>);
+struct Located {
+    disk: Arc<dyn BlockDevice>,
+    /// Bytes read so far.
+    read: AtomicU64,
+}
+
+/// What a short read counts for.
+const READ_MIN: usize = 4096;
 
 impl BlockDevice for Located {
     fn size(&self) -> u64 {
-        self.0.size()
+        self.disk.size()
     }
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        self.0.read_exact_at(buf, offset)
+        let bytes = to_u64(buf.len().max(READ_MIN));
+        let read = self.read.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
+        limits::check("bytes of metadata about free space", read, limits::FREE_READ_BYTES)?;
+        self.disk.read_exact_at(buf, offset)
     }
 
     fn next_extent(&self, range: Range<u64>) -> Result<Extent> {
-        self.0.next_extent(range)
+        self.disk.next_extent(range)
     }
 
     fn status(&self, range: Range<u64>) -> Result<Status> {
@@ -163,6 +177,8 @@ struct Free {
     /// Runs shorter than this are forgotten.
     shortest: u64,
     bytes: u64,
+    /// Runs that filesystems told of.
+    visits: u64,
 }
 
 impl Free {

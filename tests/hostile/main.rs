@@ -10,6 +10,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, reason = "the table of results")]
 
+mod commands;
 mod corpus;
 mod disk;
 mod ext4;
@@ -18,9 +19,11 @@ mod ext4_trees;
 mod fat;
 mod guest;
 mod lvm;
+mod named;
 mod ova;
 mod qcow2;
 mod run;
+mod samples;
 mod tables;
 mod vdi_vhd_vhdx;
 mod vmdk;
@@ -56,6 +59,8 @@ pub struct Suite {
     /// Commands, `IMAGE` standing for the image.
     pub commands: &'static [&'static str],
     pub cases: Vec<Case>,
+    /// A file `base.raw` in the image's directory.
+    pub beside: Option<Disk>,
     /// How many of a hundred images must be refused by a command at least: a reader that takes everything passes no
     /// suite.
     pub refused: usize,
@@ -82,7 +87,7 @@ pub const DISK: &[&str] = &[
 
 impl Suite {
     pub fn new(name: &'static str, base: Disk, commands: &'static [&'static str]) -> Self {
-        Self { name, extension: "raw", base, commands, cases: Vec::new(), refused: 0 }
+        Self { name, extension: "raw", base, commands, cases: Vec::new(), beside: None, refused: 0 }
     }
 
     pub fn add(&mut self, name: impl Into<String>, change: impl Fn(&mut Disk) + Send + Sync + 'static) {
@@ -132,10 +137,15 @@ impl Suite {
     }
 
     fn judge(&self, directory: &Path, name: &str, disk: &Disk) -> run::Verdict {
-        let path = directory.join(format!("{name}.{}", self.extension));
+        let home = directory.join(name);
+        std::fs::create_dir(&home).unwrap();
+        let path = home.join(format!("image.{}", self.extension));
         disk.write(&path);
+        if let Some(beside) = &self.beside {
+            beside.write(&home.join("base.raw"));
+        }
         let verdict = run::judge(&path, self.commands);
-        std::fs::remove_file(&path).unwrap();
+        std::fs::remove_dir_all(&home).unwrap();
         verdict
     }
 }

@@ -49,6 +49,15 @@ fn base() -> Disk {
     disk
 }
 
+/// The same without the snapshot, which shares the active L1 table, as no writer would do.
+pub fn clean() -> Disk {
+    let mut base = base();
+    base.be(60, 4, 0);
+    base.be(64, 8, 0);
+    (5..8).for_each(|cluster| base.be(2 * CLUSTER + cluster * 2, 2, 0));
+    base
+}
+
 /// Commands that read or change the tables themselves.
 const TABLES: &[&str] = &[
     "check --json IMAGE",
@@ -62,20 +71,15 @@ const TABLES: &[&str] = &[
 
 #[test]
 fn damaged_qcow2() {
-    damaged("qcow2", base(), DISK);
+    damaged("qcow2", base(), DISK).run();
 }
 
 #[test]
 fn damaged_qcow2_is_checked_repaired_and_changed() {
-    let mut base = base();
-    // The base's snapshot shares the active L1 table, which no writer would do.
-    base.be(60, 4, 0);
-    base.be(64, 8, 0);
-    (5..8).for_each(|cluster| base.be(2 * CLUSTER + cluster * 2, 2, 0));
-    damaged("qcow2 tables", base, TABLES);
+    damaged("qcow2 tables", clean(), TABLES).run();
 }
 
-fn damaged(name: &'static str, base: Disk, commands: &'static [&'static str]) {
+pub fn damaged(name: &'static str, base: Disk, commands: &'static [&'static str]) -> Suite {
     let mut suite = Suite::new(name, base, commands);
     suite.extension = "qcow2";
     for (field, at, size) in [
@@ -136,7 +140,7 @@ fn damaged(name: &'static str, base: Disk, commands: &'static [&'static str]) {
         suite.add(format!("cut to {len} bytes"), move |disk| disk.resize(len));
     }
     suite.refused = 40;
-    suite.run();
+    suite
 }
 
 /// L1 and L2 entries.

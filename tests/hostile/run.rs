@@ -1,6 +1,7 @@
 //! The program in a process of its own, watched: exit code, messages, processor time and memory.
 
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
@@ -13,6 +14,8 @@ const CPU_MS: u64 = 2_000;
 const MEMORY_KIB: u64 = 64 << 10;
 /// After this a command is ended. Generous: the machine may be busy, and processor time is what counts.
 const WALL: Duration = Duration::from_secs(20);
+/// Bytes that a command may store. A small image can stand for a disk full of data, and the host is not to be filled.
+const STORED: u64 = 512 << 20;
 /// Exit codes that an image may cause: 1 would be the host's fault, 6 and 75 are for other commands.
 const EXIT_CODES: [i32; 8] = [0, 2, 3, 4, 5, 7, 8, 9];
 
@@ -36,17 +39,32 @@ struct Outcome {
     stderr: String,
     cpu_ms: u64,
     memory_kib: u64,
+    /// Whether anything stands where a new image goes, under its name or another.
+    left: bool,
 }
 
-/// Runs `commands` on the image at `path`.
+/// Runs `commands` on the image at `path`: `IMAGE` stands for it, `OUT` for a new file.
 pub fn judge(path: &Path, commands: &[&str]) -> Verdict {
+    let outputs = tempfile::tempdir_in(path.parent().unwrap()).unwrap();
+    judge_into(path, commands, outputs.path())
+}
+
+/// The same, and what was left under `OUT` stays: `out` in the directory `outputs`.
+pub fn judge_into(path: &Path, commands: &[&str], outputs: &Path) -> Verdict {
     let mut verdict = Verdict::default();
     for command in commands {
-        // Whoever refuses to change an image leaves it as it is.
-        let changes = ["snapshot -", "resize "].iter().any(|change| command.starts_with(change));
+        // Whoever refuses to change an image leaves it as it is; who only reads it does so always.
+        let changes = ["snapshot -c", "snapshot -d", "resize "].iter().any(|change| command.starts_with(change));
+        let writes = changes
+            || ["check -r", "check --repair", "rebase ", "commit "].iter().any(|change| command.starts_with(change));
         let before = changes.then(|| std::fs::read(path).unwrap());
-        let outcome = run(path, command);
+        let written = || std::fs::metadata(path).map(|file| (file.len(), file.modified().unwrap())).unwrap();
+        let last = written();
+        let outcome = run(path, command, outputs);
         let refused = outcome.status.is_none_or(|status| !status.success());
+        if !writes && written() != last {
+            verdict.failures.push(format!("{command}: wrote to the image"));
+        }
         if before.is_some_and(|before| refused && before != std::fs::read(path).unwrap()) {
             verdict.failures.push(format!("{command}: refused, and the image is another: {}", outcome.stderr));
         }
@@ -63,10 +81,17 @@ pub fn judge(path: &Path, commands: &[&str]) -> Verdict {
     verdict
 }
 
-fn run(path: &Path, command: &str) -> Outcome {
-    let outputs = tempfile::tempdir_in(path.parent().unwrap()).unwrap();
-    let create = |name: &str| File::create(outputs.path().join(name)).unwrap();
-    let words = command.split(' ').map(|word| if word == "IMAGE" { path.to_str().unwrap() } else { word });
+fn run(path: &Path, command: &str, outputs: &Path) -> Outcome {
+    let create = |name: &str| File::create(outputs.join(name)).unwrap();
+    let out = outputs.join("out");
+    if command.contains(" OUT") && out.exists() {
+        std::fs::remove_file(&out).unwrap();
+    }
+    let words = command.split(' ').map(|word| match word {
+        "IMAGE" => path.to_str().unwrap(),
+        "OUT" => out.to_str().unwrap(),
+        word => word,
+    });
     let mut child = Command::new(env!("CARGO_BIN_EXE_guestctl"))
         .args(words)
         .stdout(create("stdout"))
@@ -84,7 +109,7 @@ fn run(path: &Path, command: &str) -> Outcome {
         if waitid(WaitId::Pid(pid), options).unwrap().is_some() {
             break true;
         }
-        if started.elapsed() > WALL {
+        if started.elapsed() > WALL || stored(outputs) > STORED {
             child.kill().unwrap();
             break false;
         }
@@ -92,14 +117,22 @@ fn run(path: &Path, command: &str) -> Outcome {
     };
     let cpu_ms = processor_time(child.id());
     let status = child.wait().unwrap();
-    let read = |name: &str| std::fs::read(outputs.path().join(name)).unwrap();
+    let read = |name: &str| std::fs::read(outputs.join(name)).unwrap();
+    let mut left: Vec<_> = std::fs::read_dir(outputs).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    left.retain(|name| name != "stdout" && name != "stderr");
     Outcome {
+        left: command.contains(" OUT") && !left.is_empty(),
         status: ended.then_some(status),
         stdout: read("stdout"),
         stderr: String::from_utf8_lossy(&read("stderr")).into_owned(),
         cpu_ms,
         memory_kib,
     }
+}
+
+fn stored(directory: &Path) -> u64 {
+    let files = std::fs::read_dir(directory).unwrap();
+    512 * files.filter_map(|file| file.ok()?.metadata().ok()).map(|file| file.blocks()).sum::<u64>()
 }
 
 /// VmHWM in KiB; 0 when the process has ended, or has not become the program yet and still is this one.
@@ -123,11 +156,15 @@ fn shortcomings(command: &str, outcome: &Outcome) -> Vec<String> {
     let mut found = Vec::new();
     let message = outcome.stderr.lines().find(|line| line.starts_with("guestctl: error:"));
     match outcome.status.map(|status| status.code()) {
-        None => found.push(format!("still running after {} s", WALL.as_secs())),
+        None => found.push(format!("still running after {} s or {} MiB", WALL.as_secs(), STORED >> 20)),
         Some(Some(0)) => {}
         // What a check found is on standard output.
         Some(Some(2 | 3)) if command.starts_with("check ") && !outcome.stdout.is_empty() => {}
-        // What is no qcow2 any more is raw, and has nothing to check.
+        // As with qemu-img, 1 says that the disks differ.
+        Some(Some(1)) if command.starts_with("compare ") && !outcome.stdout.is_empty() => {}
+        // A file that the image names is not there, where it is allowed to name one.
+        Some(Some(1)) if command.contains("--allow-same-dir") && outcome.stderr.contains("(backing file '") => {}
+        // And 63 that this format has nothing to check; what is no qcow2 any more is raw.
         Some(Some(63)) if command.starts_with("check ") && message.is_some() => {}
         Some(Some(code)) if EXIT_CODES.contains(&code) => match message {
             None => found.push(format!("exit code {code} without a message: {}", outcome.stderr)),
@@ -140,6 +177,9 @@ fn shortcomings(command: &str, outcome: &Outcome) -> Vec<String> {
             Some(_) => {}
         },
         Some(code) => found.push(format!("ended with {code:?}: {}", outcome.stderr)),
+    }
+    if outcome.left && outcome.status.is_none_or(|status| !status.success()) {
+        found.push("failed, and a file is there".to_owned());
     }
     if outcome.stderr.contains("panicked") {
         found.push(format!("a panic: {}", outcome.stderr));

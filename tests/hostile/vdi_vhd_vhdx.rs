@@ -24,9 +24,12 @@ fn cuts(suite: &mut Suite, lengths: &[u64]) {
 
 #[test]
 fn damaged_vdi() {
-    if !have("qemu-img") {
-        return;
+    if have("qemu-img") {
+        vdi().run();
     }
+}
+
+pub fn vdi() -> Suite {
     let mut suite = Suite::new("vdi", build("vdi", "static=off"), DISK);
     suite.extension = "vdi";
     for (field, offset, size) in [
@@ -65,7 +68,7 @@ fn damaged_vdi() {
     });
     cuts(&mut suite, &[0, 64, 72, 384, 511, 512, 1024, 1536, 1 << 20]);
     suite.refused = 40;
-    suite.run();
+    suite
 }
 
 /// Repairs the checksum at `field` of the `len` bytes at `at`.
@@ -77,9 +80,12 @@ fn seal_vhd(disk: &mut Disk, at: usize, len: usize, field: usize) {
 
 #[test]
 fn damaged_vhd() {
-    if !have("qemu-img") {
-        return;
+    if have("qemu-img") {
+        vhd().run();
     }
+}
+
+pub fn vhd() -> Suite {
     let mut suite = Suite::new("vhd dynamic", build("vpc", "subformat=dynamic,force_size=on"), DISK);
     suite.extension = "vhd";
     let end = suite.base.bytes.len() - 512;
@@ -155,7 +161,7 @@ fn damaged_vhd() {
     });
     cuts(&mut suite, &[0, 8, 511, 512, 1024, 1535, 1536, 2048, 1 << 20]);
     suite.refused = 40;
-    suite.run();
+    suite
 }
 
 #[test]
@@ -198,9 +204,12 @@ const KIB: usize = 1 << 10;
 
 #[test]
 fn damaged_vhdx() {
-    if !have("qemu-img") {
-        return;
+    if have("qemu-img") {
+        vhdx().run();
     }
+}
+
+pub fn vhdx() -> Suite {
     let base = build("vhdx", "subformat=dynamic,block_size=1M");
     let region = |index: usize| base.le_at(192 * KIB + 16 + 32 * index + 16, 8) as usize;
     let (bat, metadata) = (region(0), region(1));
@@ -260,7 +269,7 @@ fn damaged_vhdx() {
     }
     cuts(&mut suite, &[0, 8, 65_536, 70_000, 200_000, 300_000, 1 << 20, 2 << 20, 3 << 20]);
     suite.refused = 40;
-    suite.run();
+    suite
 }
 
 const GUID: u64 = 0x5a5a_5a5a_5a5a_5a5a;
@@ -288,9 +297,12 @@ fn log_entry(disk: &mut Disk, at: usize, length: u64, tail: u64, number: u64, de
 
 #[test]
 fn damaged_vhdx_logs() {
-    if !have("qemu-img") {
-        return;
+    if have("qemu-img") {
+        vhdx_logs().run();
     }
+}
+
+pub fn vhdx_logs() -> Suite {
     let mut suite = Suite::new("vhdx log", build("vhdx", "subformat=dynamic,block_size=1M"), DISK);
     suite.extension = "vhdx";
     let log = 1 << 20;
@@ -375,5 +387,5 @@ fn damaged_vhdx_logs() {
         });
     }
     suite.refused = 60;
-    suite.run();
+    suite
 }

@@ -19,9 +19,12 @@ fn build(subformat: &str) -> Disk {
 
 #[test]
 fn damaged_vmdk() {
-    if !have("qemu-img") {
-        return;
+    if have("qemu-img") {
+        sparse().run();
     }
+}
+
+pub fn sparse() -> Suite {
     let mut suite = Suite::new("vmdk sparse", build("monolithicSparse"), DISK);
     suite.extension = "vmdk";
     header(&mut suite, 0);
@@ -45,7 +48,7 @@ fn damaged_vmdk() {
         suite.add(format!("cut to {len} bytes"), move |disk| disk.resize(len));
     }
     suite.refused = 30;
-    suite.run();
+    suite
 }
 
 /// Every header field at its edges.
@@ -115,9 +118,12 @@ fn descriptors(text: &str) -> Vec<(String, String)> {
 
 #[test]
 fn damaged_vmdk_stream() {
-    if !have("qemu-img") {
-        return;
+    if have("qemu-img") {
+        stream().run();
     }
+}
+
+pub fn stream() -> Suite {
     let mut suite = Suite::new("vmdk stream", build("streamOptimized"), DISK);
     suite.extension = "vmdk";
     header(&mut suite, 0);
@@ -154,7 +160,7 @@ fn damaged_vmdk_stream() {
         disk.put(grain + 12, &packed[..len]);
     });
     suite.refused = 30;
-    suite.run();
+    suite
 }
 
 #[test]
@@ -165,7 +171,7 @@ fn damaged_vmdk_descriptors() {
     let mut add = |name: &str, text: String| suite.add(name, move |disk| *disk = text.clone().into_bytes().into());
     add("no extents", base.to_owned());
     for extent in
-        ["FLAT \"/etc/passwd\" 0", "SPARSE \"0.vmdk\"", "FLAT \"a/../../../etc/shadow\" 0", "ZERO", "FLAT \"\" 0"]
+        ["FLAT \"/etc/passwd\" 0", "SPARSE \"image.vmdk\"", "FLAT \"a/../../../etc/shadow\" 0", "ZERO", "FLAT \"\" 0"]
     {
         add(extent, format!("{base}RW 8192 {extent}\n"));
     }

@@ -56,6 +56,8 @@ pub(super) enum DiskType {
 /// The fields that are used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Footer {
+    /// Where in the file this footer is.
+    pub(super) position: u64,
     pub(super) data_offset: u64,
     pub(super) size: u64,
     pub(super) disk_type: DiskType,
@@ -141,7 +143,8 @@ fn parse(record: &Record<'_>) -> Result<Footer> {
     if size > SIZE_MAX {
         return Err(record.corrupt("current size", 48, size, format!("at most {SIZE_MAX}")));
     }
-    Ok(Footer { data_offset: record.be64(16)?, size, disk_type, unique_id: *record.array(68)? })
+    let (position, unique_id) = (record.position(0), *record.array(68)?);
+    Ok(Footer { position, data_offset: record.be64(16)?, size, disk_type, unique_id })
 }
 
 /// Checks the checksum at byte `at` of a structure of `len` bytes.

@@ -52,6 +52,12 @@ pub(super) struct Header {
 
 /// Reads the header and holds its table against the disk and the file.
 pub(super) fn read(file: &dyn BlockDevice, footer: &Footer) -> Result<Header> {
+    let room = file.size().saturating_sub(to_u64(LEN));
+    if footer.data_offset > room {
+        let expected = format!("a header inside the file of {} bytes", file.size());
+        let at = footer.position.saturating_add(16);
+        return Err(Error::corrupt(FORMAT, "data offset", at, footer.data_offset, expected));
+    }
     let bytes = read_vec(file, footer.data_offset, LEN)?;
     let record = Record::new(FORMAT, &bytes, footer.data_offset);
     let mut header = parse(&record)?;

@@ -82,7 +82,7 @@ struct Found<'a> {
 impl Vmdk {
     pub(crate) fn open(file: Arc<dyn BlockDevice>, context: &OpenContext<'_>) -> Result<Self> {
         let magic = read_vec(&file, 0, to_usize(file.size().min(4)))?;
-        let mut budget = DirectoryBudget(limits::TABLE_BYTES);
+        let mut budget = DirectoryBudget(limits::VMDK_DIRECTORY_BYTES);
         let (descriptor, parts) = if magic == header::MAGIC {
             open_monolithic(file, context, &mut budget)?
         } else {

@@ -38,12 +38,15 @@ impl Ext4 {
         let cluster = block_size.saturating_mul(u64::from(superblock.cluster_ratio));
         let end = superblock.blocks_count.saturating_mul(block_size);
         let mut bitmap = vec![0; to_usize(block_size)];
+        let mut damaged = 0u64;
         for number in 0..superblock.group_count {
             let group = Group::new(superblock, number);
             match self.read_bitmap(&group, &mut bitmap) {
                 Ok(()) => {}
                 Err(error) if error.as_corrupt().is_some() => {
                     log::debug!("group {number} counts as full: {error}");
+                    damaged =
+                        limits::check("damaged ext4 groups", damaged.saturating_add(1), limits::FREE_DAMAGED_GROUPS)?;
                     continue;
                 }
                 Err(error) => return Err(error),
@@ -90,11 +93,7 @@ impl Ext4 {
                 return Err(Error::corrupt("ext4", "block bitmap", at, found, "the group's metadata in use"));
             }
         }
-        let mut free = 0u32;
-        for_each_zero_run(bitmap, group.clusters, &mut |run| {
-            free = free.saturating_add(run.end.saturating_sub(run.start));
-            Ok(())
-        })?;
+        let free = zeroes(bitmap, group.clusters);
         if free != descriptor.free_clusters {
             let found = format!("{} (group {})", descriptor.free_clusters, group.number);
             let at = descriptor.offset.saturating_add(0xc);
@@ -166,6 +165,15 @@ fn is_set(bitmap: &[u8], bit: u32) -> bool {
     bitmap.get(to_usize(u64::from(bit >> 3))).is_none_or(|byte| byte >> (bit & 7) & 1 != 0)
 }
 
+/// How many of the first `bits` bits are zero; what is missing is not.
+fn zeroes(bitmap: &[u8], bits: u32) -> u32 {
+    let (bytes, rest) = (to_usize(u64::from(bits >> 3)), bits & 7);
+    let whole = bitmap.get(..bytes).unwrap_or(bitmap);
+    let zeroes = whole.iter().fold(0u32, |sum, byte| sum.saturating_add(byte.count_zeros()));
+    let last = bitmap.get(bytes).map_or(0, |byte| (byte | 0xff << rest).count_zeros());
+    zeroes.saturating_add(last)
+}
+
 /// Calls `visit` with each run of zero bits below `bits`.
 fn for_each_zero_run(bitmap: &[u8], bits: u32, visit: &mut dyn FnMut(Range<u32>) -> Result<()>) -> Result<()> {
     let mut at = 0u32;
@@ -206,6 +214,11 @@ mod tests {
             .unwrap();
             runs
         };
+        for bits in 0..=40 {
+            let bitmap = [0b1010_1010, 0, 0xff, 0x7f];
+            let counted: u32 = runs(&bitmap, bits).into_iter().map(|(start, end)| end - start).sum();
+            assert_eq!(zeroes(&bitmap, bits), counted, "{bits} bits");
+        }
         assert_eq!(runs(&[0xff, 0xff], 16), []);
         assert_eq!(runs(&[0, 0], 16), [(0, 16)]);
         assert_eq!(runs(&[0, 0], 13), [(0, 13)]);

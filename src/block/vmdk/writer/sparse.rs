@@ -77,7 +77,7 @@ pub(super) fn bytes_of(entries: impl Iterator<Item = u32>) -> Vec<u8> {
 /// How many grain tables an extent of `size` bytes has; their directory is held against the reader's limit.
 pub(super) fn table_count(size: u64, grain: u64) -> Result<u64> {
     let tables = size.div_ceil(grain.saturating_mul(to_u64(ENTRIES)));
-    limits::check("grain directory bytes", tables.saturating_mul(4), limits::TABLE_BYTES)?;
+    limits::check("grain directory bytes", tables.saturating_mul(4), limits::VMDK_DIRECTORY_BYTES)?;
     Ok(tables)
 }
 
