@@ -37,8 +37,11 @@ into() {
     for result in ours theirs; do
         qemu-img compare -q -f raw -F "$format" "$image" "$fast/$result" || { echo "$what: $result differs" >&2; exit 1; }
     done
+    local a b
+    a=$(stat -c %s "$fast/ours")
+    b=$(stat -c %s "$fast/theirs")
     compare "$what" "qemu-img $6" "$n" "$ours" "$theirs"
-    [ "$format" = raw ] || awk -v a="$(stat -c %s "$fast/ours")" -v b="$(stat -c %s "$fast/theirs")" \
+    [ "$format" = raw ] || awk -v a="$a" -v b="$b" \
         'BEGIN { printf "%-22s %12d   %-24s %12d   %6.1f%%\n", "  bytes", a, "", b, 100 * a / b }'
     rm -f "$fast/ours" "$fast/theirs"
 }
@@ -69,7 +72,7 @@ if [ "$(id -u)" = 0 ] && have mkfs.xfs && mkdir -p "$work/mnt"; then
             python3 -c 'import json, sys; done = json.load(sys.stdin); sys.exit(done["read"] != 0)' || echo "data was read"
         qemu-img compare -q -f raw -F "$format" "$image" "$work/mnt/out"
         compare "raw to $format, XFS" "cp --reflink=always" "$runs" \
-            "'$guestctl' convert -q -f raw -O $format '$work/mnt/in' '$work/mnt/out'" "cp --reflink=always '$work/mnt/in' '$work/mnt/copy'"
+            "rm -f '$work/mnt/out'; '$guestctl' convert -q -f raw -O $format '$work/mnt/in' '$work/mnt/out'" "rm -f '$work/mnt/copy'; cp --reflink=always '$work/mnt/in' '$work/mnt/copy'"
     done
     umount "$work/mnt"
     mounted=

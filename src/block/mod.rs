@@ -109,7 +109,7 @@ pub struct Status {
 
 impl Status {
     /// The same seen from the image above the one that answered.
-    pub(crate) fn from_above(self) -> Self {
+    pub(crate) fn seen_from_above(self) -> Self {
         Self { depth: self.depth.saturating_add(1), ..self }
     }
 

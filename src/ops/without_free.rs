@@ -50,9 +50,9 @@ impl BlockDevice for WithoutFree {
             let (run, free) = self.first(&(at..at.saturating_add(rest.len() as u64)));
             let (part, tail) = rest.split_at_mut((run.end - run.start) as usize);
             if free {
-                part.fill(0)
+                part.fill(0);
             } else {
-                self.disk.read_exact_at(part, at)?
+                self.disk.read_exact_at(part, at)?;
             }
             (rest, at) = (tail, run.end);
         }

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! On the socket, the parent first says what to open and the child answers with the image's facts or with its error
-//! ([`message`]); then both speak NBD. The child ends when the socket closes. It has no environment, `/` is its working
+//! (module `message`); then both speak NBD. The child ends when the socket closes. It has no environment, `/` is its working
 //! directory, and its standard input is the socket; it has no output.
 //!
 //! The child is this program again if it calls [`run_if_asked`] first of all; a program that does not can name one that

@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test program, and it says what it skips")]
 
 #[path = "../support/program.rs"]
-#[allow(dead_code, reason = "what other tests use")]
 mod program;
 #[path = "../support/mod.rs"]
 mod support;

@@ -215,7 +215,7 @@ impl Disk {
                 stored(Extent { kind, len: run.len }, false, Some(host))
             }
             Mapping::Unallocated => match self.backed(range.start, run.len) {
-                Some((backing, range)) => backing.status(range)?.from_above(),
+                Some((backing, range)) => backing.status(range)?.seen_from_above(),
                 // Past the end of its backing file an image is as without one.
                 None => Status::unallocated(run.len),
             },

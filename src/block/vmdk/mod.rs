@@ -241,7 +241,7 @@ impl BlockDevice for Vmdk {
                     Place::Data(offset) => stored(data, false, Some(sparse.in_file(offset, run.len).start)),
                     Place::Compressed(_) => stored(data, true, None),
                     Place::Unallocated => match self.in_parent(range.start..range.start.saturating_add(run.len)) {
-                        Some((parent, range)) => parent.status(range)?.from_above(),
+                        Some((parent, range)) => parent.status(range)?.seen_from_above(),
                         None => Status::unallocated(run.len),
                     },
                 })
