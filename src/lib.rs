@@ -1,4 +1,5 @@
-//! Look inside guest disk images in-process: no root, no virtual machine, no kernel mount, no helper program.
+//! Look inside guest disk images, convert and serve them, in-process: no root, no virtual machine, no kernel mount, no
+//! helper program.
 //!
 //! # The map
 //!
@@ -8,7 +9,7 @@
 //! |---|---|
 //! | [`Guestfs`] | the handle over all of it, with libguestfs's calls |
 //! | [`inspect`] | what is installed in a guest |
-//! | [`ops`] | what users ask for: list, find, checksum, download |
+//! | [`ops`] | what users ask for: list, find, checksum, download; convert, compare, check, resize, serve |
 //! | [`fs`] | filesystems inside the guest, paths and mount points |
 //! | [`volume`] | partitions and logical volumes |
 //! | [`worker`] | images opened in another process |
@@ -19,8 +20,9 @@
 //!
 //! Reads are synchronous and positioned, there is no async. Devices and filesystems do not change after they are opened;
 //! what changes inside one is a bounded cache behind sharded locks, and no lock is held while the layer below is read.
-//! Everything is `Send + Sync` and takes `&self`. Only [`ops`] starts parallel work, on the rayon pool of its caller, and
-//! its results do not depend on the number of threads.
+//! Everything is `Send + Sync` and takes `&self`. Only [`ops`] starts parallel work, on the rayon pool of its caller (a
+//! server has a thread for each connection), and its results do not depend on the number of threads. `unsafe` stands in
+//! one module of system calls, `sys`.
 //!
 //! # Errors
 //!
