@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use guestctl::block::nbd::Uri;
 use guestctl::block::{self, BlockDevice, ImageFormat, OpenOptions};
 use guestctl::ops::{self, ConvertOptions, Converted, WithoutFree};
 use guestctl::{Error, Result};
@@ -90,7 +91,8 @@ pub struct Convert {
 impl Convert {
     pub fn run(self) -> Outcome {
         let output = self.output.clone().or_else(|| self.out.clone()).unwrap_or_default();
-        let converted = jobs::install(self.jobs, || self.convert(&output))??;
+        let jobs = self.jobs.or_else(|| Uri::is_uri(&self.input).then(jobs::for_servers));
+        let converted = jobs::install(jobs, || self.convert(&output))??;
         if self.json {
             print::json(&converted)?;
         }
