@@ -12,8 +12,8 @@ pub fn install<T: Send>(jobs: Option<usize>, work: impl FnOnce() -> T + Send) ->
     Ok(pool.install(work))
 }
 
-/// Threads for an image that a server reads: while some wait for it others write. Twice the processors was a quarter
-/// faster than as many as processors from nbdkit and qemu-nbd to a file, four times was not.
+/// Threads for an image that a server reads: while some wait for it others write. In four runs by hand
+/// twice the processors was faster than as many as processors, and four times was not.
 pub fn for_servers() -> usize {
     std::thread::available_parallelism().map_or(2, usize::from) * 2
 }

@@ -26,6 +26,17 @@ enum Preallocate {
     Full,
 }
 
+impl From<Preallocate> for Preallocation {
+    fn from(how: Preallocate) -> Self {
+        match how {
+            Preallocate::Off => Self::Off,
+            Preallocate::Metadata => Self::Metadata,
+            Preallocate::Falloc => Self::Falloc,
+            Preallocate::Full => Self::Full,
+        }
+    }
+}
+
 /// The compression that a user may ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum CompressionName {
@@ -56,12 +67,7 @@ impl NewImageArgs {
             }
         }
         if let Some(how) = self.preallocation {
-            new.preallocation = match how {
-                Preallocate::Off => Preallocation::Off,
-                Preallocate::Metadata => Preallocation::Metadata,
-                Preallocate::Falloc => Preallocation::Falloc,
-                Preallocate::Full => Preallocation::Full,
-            };
+            new.preallocation = how.into();
         }
         match (&mut new.backing, backing_format) {
             (Some((_, format)), Some(stated)) => *format = stated,
@@ -95,11 +101,7 @@ fn apply(new: &mut NewImage, name: &str, value: &str) -> Result<()> {
         }
         "cluster_size" | "block_size" => new.cluster_size = Some(size::parse(value).map_err(Error::invalid)?),
         "compression_type" => {
-            new.compression_type = Some(match value {
-                "zlib" => CompressionKind::Zlib,
-                "zstd" => CompressionKind::Zstd,
-                _ => return Err(wrong()),
-            });
+            new.compression_type = Some(CompressionName::from_str(value, false).map_err(|_| wrong())?.into());
         }
         "extended_l2" => new.extended_l2 = on_off()?,
         "lazy_refcounts" => new.lazy_refcounts = on_off()?,
@@ -107,13 +109,7 @@ fn apply(new: &mut NewImage, name: &str, value: &str) -> Result<()> {
         "subformat" => new.subformat = Some(value.to_owned()),
         "static" => new.subformat = on_off()?.then(|| "static".to_owned()),
         "preallocation" => {
-            new.preallocation = match value {
-                "off" => Preallocation::Off,
-                "metadata" => Preallocation::Metadata,
-                "falloc" => Preallocation::Falloc,
-                "full" => Preallocation::Full,
-                _ => return Err(wrong()),
-            };
+            new.preallocation = Preallocate::from_str(value, false).map_err(|_| wrong())?.into();
         }
         _ => return Err(Error::invalid(format!("there is no option '{name}'"))),
     }

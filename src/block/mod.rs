@@ -61,6 +61,7 @@ pub use wrapped::Container;
 pub use writable::WritableFile;
 pub use writer::{Compression, CompressionKind, ImageWriter, NewImage, Pack, Placed, Preallocation, Zeroes, new_image};
 
+use crate::bytes::to_usize;
 use crate::error::{Error, Result};
 
 /// A sized run of bytes, readable at any offset by any number of threads.
@@ -193,6 +194,14 @@ pub fn read_vec(device: &dyn BlockDevice, offset: u64, len: usize) -> Result<Vec
     let mut bytes = vec![0; len];
     device.read_exact_at(&mut bytes, offset)?;
     Ok(bytes)
+}
+
+/// Reads `part` from `offset` of `device`, zeroes where that passes its end.
+pub(crate) fn read_or_zero(device: &dyn BlockDevice, part: &mut [u8], offset: u64) -> Result<()> {
+    let there = to_usize(device.size().saturating_sub(offset)).min(part.len());
+    let (stored, past) = part.split_at_mut(there);
+    past.fill(0);
+    if stored.is_empty() { Ok(()) } else { device.read_exact_at(stored, offset) }
 }
 
 /// Calls `visit` with each extent of `range` in order, neighbours of one kind merged.

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::ops::Range;
 
-use super::writer::refuse;
+use super::writer::{refuse, refuse_qcow2_options};
 use super::{ImageWriter, NewImage, Placed, Preallocation, range_len};
 use crate::error::{Error, Result};
 
@@ -18,17 +18,13 @@ struct RawWriter {
 }
 
 pub(crate) fn writer(new: &NewImage, name: &str) -> Result<Box<dyn ImageWriter>> {
+    refuse_qcow2_options("raw", new)?;
     refuse(
         "raw",
         &[
             ("subformat", new.subformat.is_some()),
             ("cluster_size", new.cluster_size.is_some()),
             ("compression", new.compression.is_some()),
-            ("compression_type", new.compression_type.is_some()),
-            ("compat", new.version.is_some()),
-            ("extended_l2", new.extended_l2),
-            ("lazy_refcounts", new.lazy_refcounts),
-            ("refcount_bits", new.refcount_bits.is_some()),
             ("backing_file", new.backing.is_some()),
             ("preallocation=metadata", new.preallocation == Preallocation::Metadata),
         ],

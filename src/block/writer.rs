@@ -193,3 +193,17 @@ pub(crate) fn refuse(format: &'static str, options: &[(&str, bool)]) -> Result<(
         None => Ok(()),
     }
 }
+
+/// Refuses what qcow2 alone has.
+pub(crate) fn refuse_qcow2_options(format: &'static str, new: &NewImage) -> Result<()> {
+    refuse(
+        format,
+        &[
+            ("compression_type", new.compression_type.is_some()),
+            ("compat", new.version.is_some()),
+            ("extended_l2", new.extended_l2),
+            ("lazy_refcounts", new.lazy_refcounts),
+            ("refcount_bits", new.refcount_bits.is_some()),
+        ],
+    )
+}

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::zero::is_zero;
 use crate::block::qcow2::Editor;
 use crate::block::{
     BlockDevice, BlockWrite, DenyAll, ExtentKind, ImageFormat, OpenGate, OpenOptions, WritableFile, open, open_overlay,
@@ -90,7 +91,7 @@ fn copy_differences(
         for (was, will_be) in was.chunks(unit).zip(will_be.chunks(unit)) {
             if was != will_be {
                 let range = offset..offset + was.len() as u64;
-                if was.iter().all(|&byte| byte == 0) {
+                if is_zero(was) {
                     disk.write_zeroes(range)?;
                 } else {
                     disk.write_all_at(was, offset)?;

@@ -105,11 +105,7 @@ pub(super) fn examine(file: &dyn BlockDevice) -> Result<Examined> {
     let end = header.extensions_end().min(file.size());
     let start = header.header_length.min(end);
     let area = read_vec(file, start, to_usize(end.saturating_sub(start)))?;
-    let extensions = Extensions::parse(&Record::new(FORMAT, &area, start));
-    if header.unknown_features != 0 {
-        return Err(extensions.unwrap_or_default().unsupported(header.unknown_features));
-    }
-    let extensions = extensions?;
+    let extensions = Extensions::parse_known(&Record::new(FORMAT, &area, start), header.unknown_features)?;
     header.l1.check(header.cluster_size(), file.size(), &record, 40)?;
     let snapshots = snapshots::read_from(file, &header)?;
     let counts = Counts::new(file.size().div_ceil(header.cluster_size()));

@@ -220,7 +220,7 @@ impl Layout {
 }
 
 /// A mask of the lowest `bits` bits, fewer than 64.
-fn low_bits(bits: u32) -> u64 {
+pub(super) fn low_bits(bits: u32) -> u64 {
     1u64.wrapping_shl(bits).wrapping_sub(1)
 }
 

@@ -7,7 +7,7 @@ use super::cluster::{CompressedCluster, Layout, Mapping, Run};
 use super::compressed::Compression;
 use super::header::L1Table;
 use super::tables::{Tables, Walk};
-use crate::block::{BlockDevice, Extent, ExtentKind, HostRange, Lru, Status, check_range, range_len};
+use crate::block::{BlockDevice, Extent, ExtentKind, HostRange, Lru, Status, check_range, range_len, read_or_zero};
 use crate::bytes::{to_u64, to_usize};
 use crate::error::Result;
 
@@ -238,12 +238,4 @@ impl Disk {
             Mapping::Zero | Mapping::Compressed(_) => None,
         }
     }
-}
-
-/// Reads `part` from `offset` of `device`, zeroes where that passes its end.
-pub(super) fn read_or_zero(device: &dyn BlockDevice, part: &mut [u8], offset: u64) -> Result<()> {
-    let there = to_usize(device.size().saturating_sub(offset)).min(part.len());
-    let (stored, past) = part.split_at_mut(there);
-    past.fill(0);
-    if stored.is_empty() { Ok(()) } else { device.read_exact_at(stored, offset) }
 }

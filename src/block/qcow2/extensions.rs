@@ -77,6 +77,12 @@ impl<'a> Extensions<'a> {
         Ok(found)
     }
 
+    /// The same, or the error that names the incompatible features `unknown` as far as the extensions can.
+    pub(super) fn parse_known(area: &Record<'a>, unknown: u64) -> Result<Self> {
+        let extensions = Self::parse(area);
+        if unknown == 0 { extensions } else { Err(extensions.unwrap_or_default().unsupported(unknown)) }
+    }
+
     /// The error for the incompatible features `bits`: by name as far as the image gives names, else by number.
     pub(super) fn unsupported(&self, bits: u64) -> Error {
         let names = (0..64u8).filter(|&bit| bits.checked_shr(bit.into()).unwrap_or(0) & 1 == 1).map(|bit| {

@@ -166,11 +166,7 @@ impl Names {
         let end = header.extensions_end().min(file.size());
         let start = header.header_length.min(end);
         let area = read_vec(file, start, to_usize(end.saturating_sub(start)))?;
-        let extensions = Extensions::parse(&Record::new(FORMAT, &area, start));
-        if header.unknown_features != 0 {
-            return Err(extensions.unwrap_or_default().unsupported(header.unknown_features));
-        }
-        let extensions = extensions?;
+        let extensions = Extensions::parse_known(&Record::new(FORMAT, &area, start), header.unknown_features)?;
         let backing_file = match header.backing_file {
             None => None,
             Some((offset, len)) if offset.saturating_add(len) <= file.size() => {

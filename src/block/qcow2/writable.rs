@@ -15,7 +15,6 @@ use std::ops::Range;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::cluster::{COMPRESSED, COPIED, CompressedCluster, Mapping, OFFSET, SUBCLUSTER_BITS, ZERO};
-use super::disk::read_or_zero;
 use super::header::{self, Header};
 use super::snapshots;
 use super::state::{Entry, State};
@@ -23,6 +22,7 @@ use super::{FORMAT, Names};
 use crate::block::gate::{Reference, ReferenceKind};
 use crate::block::open::OpenContext;
 use crate::block::probe::ImageFormat;
+use crate::block::read_or_zero;
 use crate::block::writable::Resizable;
 use crate::block::{BlockDevice, BlockWrite, Extent, ExtentKind, Lru, check_range, range_len, read_vec};
 use crate::bytes::{Record, to_u64, to_usize};

@@ -17,6 +17,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use super::FORMAT;
+use super::cluster::low_bits;
 use super::pack::Packer;
 use crate::block::writer::refuse;
 use crate::block::{CompressionKind, ImageFormat, ImageWriter, NewImage, Pack, Placed, Zeroes, range_len};
@@ -491,9 +492,4 @@ fn put_refcount(block: &mut [u8], index: u64, order: u32, count: u64) {
     {
         to.copy_from_slice(from);
     }
-}
-
-/// A mask of the lowest `bits` bits, fewer than 64.
-fn low_bits(bits: u32) -> u64 {
-    1u64.wrapping_shl(bits).wrapping_sub(1)
 }

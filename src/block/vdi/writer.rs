@@ -8,7 +8,7 @@ use std::ops::Range;
 use super::FORMAT;
 use super::header::{DYNAMIC, HEADER, SIGNATURE, STATIC, VERSION};
 use crate::block::blocks::{self, Placement, Structure};
-use crate::block::writer::refuse;
+use crate::block::writer::{refuse, refuse_qcow2_options};
 use crate::block::{ImageWriter, NewImage, Placed, Preallocation};
 use crate::bytes::low_u32;
 use crate::error::{Error, Result};
@@ -29,18 +29,8 @@ struct VdiWriter {
 
 /// A writer for a new image.
 pub(crate) fn writer(new: &NewImage, name: &str) -> Result<Box<dyn ImageWriter>> {
-    refuse(
-        FORMAT,
-        &[
-            ("compression", new.compression.is_some()),
-            ("compression_type", new.compression_type.is_some()),
-            ("compat", new.version.is_some()),
-            ("extended_l2", new.extended_l2),
-            ("lazy_refcounts", new.lazy_refcounts),
-            ("refcount_bits", new.refcount_bits.is_some()),
-            ("backing_file", new.backing.is_some()),
-        ],
-    )?;
+    refuse_qcow2_options(FORMAT, new)?;
+    refuse(FORMAT, &[("compression", new.compression.is_some()), ("backing_file", new.backing.is_some())])?;
     let image_type = match new.subformat.as_deref() {
         None | Some("dynamic") => DYNAMIC,
         Some("static") => STATIC,

@@ -15,7 +15,7 @@ use super::FORMAT;
 use super::footer::{self, COOKIE, SECTOR, SIZE_MAX, checksum};
 use super::header;
 use crate::block::blocks::{self, Placement, Structure};
-use crate::block::writer::refuse;
+use crate::block::writer::{refuse, refuse_qcow2_options};
 use crate::block::{ImageWriter, NewImage, Placed, Preallocation};
 use crate::bytes::{div_rem, low_u32, to_u64};
 use crate::error::{Error, Result};
@@ -42,15 +42,11 @@ pub(crate) fn writer(new: &NewImage, name: &str) -> Result<Box<dyn ImageWriter>>
         Some("fixed") => true,
         Some(other) => return Err(Error::invalid(format!("vpc has no subformat '{other}', but dynamic and fixed"))),
     };
+    refuse_qcow2_options(FORMAT, new)?;
     refuse(
         FORMAT,
         &[
             ("compression", new.compression.is_some()),
-            ("compression_type", new.compression_type.is_some()),
-            ("compat", new.version.is_some()),
-            ("extended_l2", new.extended_l2),
-            ("lazy_refcounts", new.lazy_refcounts),
-            ("refcount_bits", new.refcount_bits.is_some()),
             ("backing_file", new.backing.is_some()),
             ("cluster_size in a fixed disk", fixed && new.cluster_size.is_some()),
         ],

@@ -18,7 +18,7 @@ use super::header::{self, HEADER_LEN, HEADERS, IDENTIFIER, MIB, REGION_TABLE_LEN
 use super::metadata::{self, BLOCK_SIZES, SIZE_MAX};
 use super::{CHUNK_SECTORS, FORMAT, FULLY_PRESENT, NOT_PRESENT};
 use crate::block::blocks::{self, Placement, Structure};
-use crate::block::writer::refuse;
+use crate::block::writer::{refuse, refuse_qcow2_options};
 use crate::block::{ImageWriter, NewImage, Placed, Preallocation};
 use crate::bytes::{div_rem, low_u32};
 use crate::error::{Error, Result};
@@ -41,18 +41,8 @@ struct VhdxWriter {
 
 /// A writer for a new image.
 pub(crate) fn writer(new: &NewImage, name: &str) -> Result<Box<dyn ImageWriter>> {
-    refuse(
-        FORMAT,
-        &[
-            ("compression", new.compression.is_some()),
-            ("compression_type", new.compression_type.is_some()),
-            ("compat", new.version.is_some()),
-            ("extended_l2", new.extended_l2),
-            ("lazy_refcounts", new.lazy_refcounts),
-            ("refcount_bits", new.refcount_bits.is_some()),
-            ("backing_file", new.backing.is_some()),
-        ],
-    )?;
+    refuse_qcow2_options(FORMAT, new)?;
+    refuse(FORMAT, &[("compression", new.compression.is_some()), ("backing_file", new.backing.is_some())])?;
     let fixed = match new.subformat.as_deref() {
         None | Some("dynamic") => false,
         Some("fixed") => true,

@@ -12,7 +12,7 @@ use super::super::zero::{for_each_run, is_zero};
 use super::Converted;
 use super::plan::{CLONE_ALIGNMENT, Cut, Item, Plan, Work};
 use super::target::Target;
-use crate::block::{BlockDevice, ExtentKind, Pack, Placed, Zeroes};
+use crate::block::{BlockDevice, ExtentKind, Pack, Placed, Zeroes, read_or_zero};
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::Progress;
 
@@ -398,14 +398,6 @@ fn for_each_difference(
         }
     }
     Ok(())
-}
-
-/// Fills `buf` from `offset`, zeroes past the device's end.
-pub(super) fn read_or_zero(device: &dyn BlockDevice, buf: &mut [u8], offset: u64) -> Result<()> {
-    let there = (device.size().saturating_sub(offset)).min(buf.len() as u64) as usize;
-    let (stored, past) = buf.split_at_mut(there);
-    past.fill(0);
-    if stored.is_empty() { Ok(()) } else { device.read_exact_at(stored, offset) }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

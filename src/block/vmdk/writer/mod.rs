@@ -21,7 +21,7 @@ use std::os::unix::fs::FileExt;
 
 use super::FORMAT;
 use super::header::SECTOR;
-use crate::block::writer::refuse;
+use crate::block::writer::{refuse, refuse_qcow2_options};
 use crate::block::{CompressionKind, ImageWriter, NewImage, Preallocation};
 use crate::bytes::round_up;
 use crate::error::{Error, Result};
@@ -43,17 +43,10 @@ struct Disk {
 
 /// A writer for a new image.
 pub(crate) fn writer(new: &NewImage, name: &str) -> Result<Box<dyn ImageWriter>> {
+    refuse_qcow2_options(FORMAT, new)?;
     refuse(
         FORMAT,
-        &[
-            ("compression_type", new.compression_type.is_some()),
-            ("compat", new.version.is_some()),
-            ("extended_l2", new.extended_l2),
-            ("lazy_refcounts", new.lazy_refcounts),
-            ("refcount_bits", new.refcount_bits.is_some()),
-            ("backing_file", new.backing.is_some()),
-            ("preallocation", new.preallocation != Preallocation::Off),
-        ],
+        &[("backing_file", new.backing.is_some()), ("preallocation", new.preallocation != Preallocation::Off)],
     )?;
     let default = if new.compression.is_some() { "streamOptimized" } else { "monolithicSparse" };
     let subformat = new.subformat.as_deref().unwrap_or(default);
