@@ -45,6 +45,7 @@ pub mod bytes;
 mod error;
 pub mod fs;
 mod guestfs;
+mod host;
 pub mod inspect;
 pub mod limits;
 pub mod ops;

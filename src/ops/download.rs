@@ -5,7 +5,7 @@ use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::staged::Staged;
+use crate::host::Staged;
 use crate::block::{BlockDevice, ExtentKind, for_each_extent};
 use crate::error::{Error, Result};
 use crate::progress::Progress;

@@ -20,7 +20,6 @@ mod rebase;
 mod resize;
 mod serve;
 mod snapshot;
-mod staged;
 mod walk;
 mod without_free;
 mod zero;

@@ -87,7 +87,8 @@ const VARIANTS: [Variant; 54] = [
     },
     Variant { after: "tune2fs -I 256 @ >/dev/null", ..variant("inodes enlarged", "-t ext3 -I 128 -O ^resize_inode") },
     Variant {
-        after: "e2fsck -fp @ >/dev/null; tune2fs -O metadata_csum @ >/dev/null",
+        // A full directory block has no room for a checksum; tune2fs then asks for -D, and without it the kernel fails there too.
+        after: "e2fsck -fp @ >/dev/null; if tune2fs -O metadata_csum @ | grep -q 'e2fsck -fD'; then e2fsck -fyD @ >/dev/null 2>&1 || test $? = 1; fi",
         ..variant("metadata_csum added", "-t ext4 -O ^metadata_csum")
     },
     Variant {

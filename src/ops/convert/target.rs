@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::super::staged::{Staged, publish_all};
+use crate::host::{Staged, publish_all};
 use super::plan::CLONE_ALIGNMENT;
 use crate::block::{
     BlockWrite, Gated, HostRange, ImageWriter, Lock, NewImage, OpenGate, Pack, Placed, Preallocation, Reference,

@@ -14,9 +14,9 @@ use crate::error::{Error, Result};
 
 /// A file under a temporary name in its target's directory, taken away again unless it is published.
 #[derive(Debug)]
-pub(super) struct Staged {
+pub(crate) struct Staged {
     /// Open for reading and writing.
-    pub(super) file: File,
+    pub(crate) file: File,
     target: PathBuf,
     /// Where it is until it is published.
     path: Option<PathBuf>,
@@ -24,7 +24,7 @@ pub(super) struct Staged {
 
 impl Staged {
     /// A new file that will become `target`.
-    pub(super) fn create(target: &Path) -> Result<Self> {
+    pub(crate) fn create(target: &Path) -> Result<Self> {
         let name = target.file_name().ok_or_else(|| Error::invalid(format!("{} is no file name", target.display())))?;
         if target.is_dir() {
             return Err(Error::invalid(format!("{} is a directory", target.display())));
@@ -52,17 +52,17 @@ impl Staged {
     }
 
     /// The name it will have.
-    pub(super) fn target(&self) -> &Path {
+    pub(crate) fn target(&self) -> &Path {
         &self.target
     }
 
     /// Where it is now.
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.path.as_deref().unwrap_or(&self.target)
     }
 
     /// A file without a name in the same directory.
-    pub(super) fn scratch(&self) -> Result<File> {
+    pub(crate) fn scratch(&self) -> Result<File> {
         use rustix::fs::{Mode, OFlags};
         let directory = directory_of(&self.target);
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
@@ -71,18 +71,18 @@ impl Staged {
     }
 
     /// Makes the content durable.
-    pub(super) fn sync(&self) -> Result<()> {
+    pub(crate) fn sync(&self) -> Result<()> {
         self.file.sync_all().map_err(|error| Error::io("sync", self.target.display(), error))
     }
 
     /// Makes the content durable, gives it its name, and makes the name durable.
-    pub(super) fn publish(self) -> Result<()> {
+    pub(crate) fn publish(self) -> Result<()> {
         publish_all(vec![self])
     }
 }
 
 /// Publishes files of one directory that belong together. The first is what users name, and it appears last.
-pub(super) fn publish_all(mut files: Vec<Staged>) -> Result<()> {
+pub(crate) fn publish_all(mut files: Vec<Staged>) -> Result<()> {
     for staged in &files {
         staged.sync()?;
     }
