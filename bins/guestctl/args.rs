@@ -39,7 +39,9 @@ impl Args {
         };
         let command = clap::Command::new("guestctl").version(env!("CARGO_PKG_VERSION")).propagate_version(true);
         let command = Everywhere::augment_args(command).disable_help_subcommand(true).subcommand(only);
-        let mut matches = command.get_matches();
+        let is_find = word.as_deref().is_some_and(|word| word == "find");
+        let arguments = std::env::args_os().map(|word| if is_find { cmd::find::two_hyphens(word) } else { word });
+        let mut matches = command.get_matches_from(arguments);
         Self::from_arg_matches_mut(&mut matches).unwrap_or_else(|error| error.exit())
     }
 }

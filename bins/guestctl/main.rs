@@ -14,6 +14,7 @@ mod jobs;
 mod json;
 mod new_image;
 mod print;
+mod problems;
 mod progress;
 mod record;
 mod session;

@@ -8,11 +8,15 @@ mod checksum;
 mod commit;
 mod compare;
 mod convert;
+mod cpio;
 mod create;
 mod download;
+mod du;
 mod find;
 mod free_space;
 mod glob;
+mod grep;
+mod initrd;
 mod long;
 mod map;
 mod measure;
@@ -20,6 +24,7 @@ mod rebase;
 mod resize;
 mod serve;
 mod snapshot;
+mod stream;
 mod walk;
 mod without_free;
 mod zero;
@@ -31,7 +36,10 @@ pub use compare::{CompareOptions, Comparison, compare};
 pub use convert::{ConvertOptions, Converted, convert, convert_into};
 pub use create::create;
 pub use download::{download, write_to};
-pub use find::{find, find_each, find0};
+pub use find::{
+    Compare, Context as FindContext, FindOptions, FindTest, ModeTest, TimeField, find, find_each, find_with, find0,
+    timestamp,
+};
 pub use free_space::free_ranges;
 pub use glob::glob_expand;
 pub use long::{Owners, Row, long_listing, long_row};
