@@ -84,6 +84,8 @@ subcommands! {
     Download(cmd::download::Download) = "download",
     /// Show the free space of a guest's filesystems.
     Df(cmd::df::Df) = "df",
+    /// Show how much space guest directories take.
+    Du(cmd::du::Du) = "du",
     /// Show what an image file says about itself.
     Info(cmd::info::Info) = "info",
     /// Show which parts of a disk are data.

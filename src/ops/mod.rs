@@ -36,6 +36,7 @@ pub use compare::{CompareOptions, Comparison, compare};
 pub use convert::{ConvertOptions, Converted, convert, convert_into};
 pub use create::create;
 pub use download::{download, write_to};
+pub use du::{DuLine, DuOptions, DuSink, Usage, du};
 pub use find::{
     Compare, Context as FindContext, FindOptions, FindTest, ModeTest, TimeField, find, find_each, find_with, find0,
     timestamp,

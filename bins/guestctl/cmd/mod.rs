@@ -9,6 +9,7 @@ pub mod convert;
 pub mod create;
 pub mod df;
 pub mod download;
+pub mod du;
 pub mod exports;
 pub mod filesystems;
 pub mod find;
@@ -40,6 +41,7 @@ pub fn run(args: Args) -> Outcome {
         Command::Stat(command) => command.run(),
         Command::Download(command) => command.run(),
         Command::Df(command) => command.run(),
+        Command::Du(command) => command.run(),
         Command::Info(command) => command.run(),
         Command::Map(command) => command.run(),
         Command::Compare(command) => command.run(),
