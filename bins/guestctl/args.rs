@@ -173,3 +173,21 @@ pub enum Output {
 pub fn format(name: &str) -> Result<ImageFormat, String> {
     name.parse().map_err(|_| format!("known formats: {}", ImageFormat::ALL.map(ImageFormat::name).join(", ")))
 }
+
+/// Which guest paths are taken.
+#[derive(Debug, Clone, Default, ClapArgs)]
+pub struct FilterArgs {
+    /// Leave out what matches this gitignore pattern, and what is below it; repeatable.
+    #[arg(long, value_name = "PATTERN")]
+    pub exclude: Vec<String>,
+    /// Take only what matches one of these gitignore patterns, and what is below it; repeatable.
+    #[arg(long, value_name = "PATTERN")]
+    pub include: Vec<String>,
+}
+
+impl FilterArgs {
+    /// The library's filter.
+    pub fn filter(&self) -> guestctl::Result<guestctl::ops::Filter> {
+        guestctl::ops::Filter::new(&self.exclude, &self.include)
+    }
+}

@@ -14,7 +14,6 @@ mod jobs;
 mod json;
 mod new_image;
 mod print;
-mod problems;
 mod progress;
 mod record;
 mod session;

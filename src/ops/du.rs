@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 
+use super::filter::{Filter, Verdict};
 use super::walk::{Entry, EntrySink, Flow, walk};
 use crate::error::{Error, Result};
 use crate::fs::{FileType, GuestPath, Location, MountTable};
@@ -25,6 +26,8 @@ pub struct DuOptions {
     pub one_filesystem: bool,
     /// Whether a file is counted under each of its names.
     pub count_links: bool,
+    /// What is counted at all.
+    pub filter: Filter,
 }
 
 /// Sums over files.
@@ -89,7 +92,7 @@ pub fn du(
     let mut total = Usage::default();
     for start in starts {
         let mut counter =
-            Counter { options, mount: start.mount, counted, open: Vec::new(), sum: Usage::default(), sink, progress };
+            Counter { options, mount: start.mount, counted, open: Vec::new(), sum: Usage::default(), sink, progress, ending: false };
         walk(mounts, start, &mut counter)?;
         counter.close(0)?;
         total = total.plus(counter.sum);
@@ -122,6 +125,8 @@ struct Counter<'a> {
     sum: Usage,
     sink: &'a mut dyn DuSink,
     progress: &'a dyn Progress,
+    /// Whether an error is not about what is counted, and ends the work.
+    ending: bool,
 }
 
 impl Counter<'_> {
@@ -129,11 +134,17 @@ impl Counter<'_> {
     fn close(&mut self, depth: usize) -> Result<()> {
         while let Some(Open { path, depth, usage }) = self.open.pop_if(|open| open.depth >= depth) {
             if self.options.max_depth.is_none_or(|max| depth <= max) {
-                self.sink.line(&DuLine { path: &path, file_type: FileType::Dir, depth, usage })?;
+                self.line(&DuLine { path: &path, file_type: FileType::Dir, depth, usage })?;
             }
             self.add(usage);
         }
         Ok(())
+    }
+
+    fn line(&mut self, line: &DuLine<'_>) -> Result<()> {
+        let written = self.sink.line(line);
+        self.ending |= written.is_err();
+        written
     }
 
     /// Adds to the directory that is being counted.
@@ -168,6 +179,7 @@ impl Counter<'_> {
 impl EntrySink for Counter<'_> {
     fn entry(&mut self, entry: &Entry<'_>) -> Result<Flow> {
         if self.progress.cancelled() {
+            self.ending = true;
             return Err(crate::ErrorKind::Cancelled.into());
         }
         let depth = match entry.relative {
@@ -180,6 +192,16 @@ impl EntrySink for Counter<'_> {
         }
         let metadata = entry.metadata;
         let is_dir = metadata.file_type == FileType::Dir;
+        match self.options.filter.matches(entry.location.path.as_bytes(), is_dir) {
+            Verdict::Skip => return Ok(Flow::Skip),
+            Verdict::Enter => {
+                // A way to what is counted, which is not counted itself.
+                let path = entry.location.path.clone();
+                self.open.push(Open { path, depth, usage: Usage::default() });
+                return Ok(Flow::Continue);
+            }
+            Verdict::Take => {}
+        }
         if is_dir || metadata.nlink > 1 && !self.options.count_links {
             let is_new = self.counted.inodes.insert((entry.location.mount, entry.location.inode));
             limits::check("inodes that are counted once", self.counted.inodes.len() as u64, limits::LINKED_INODES)?;
@@ -194,14 +216,14 @@ impl EntrySink for Counter<'_> {
         }
         if depth == 0 || self.options.all && self.options.max_depth.is_none_or(|max| depth <= max) {
             let path = &entry.location.path;
-            self.sink.line(&DuLine { path, file_type: metadata.file_type, depth, usage })?;
+            self.line(&DuLine { path, file_type: metadata.file_type, depth, usage })?;
         }
         self.add(usage);
         Ok(Flow::Continue)
     }
 
     fn problem(&mut self, path: &GuestPath, error: Error) -> Result<()> {
-        self.sink.problem(path, error)
+        if self.ending { Err(error) } else { self.sink.problem(path, error) }
     }
 }
 

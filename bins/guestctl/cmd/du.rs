@@ -6,17 +6,16 @@ use std::io::{self, BufWriter, Write};
 use clap::Args;
 use guestctl::bytes::escape;
 use guestctl::fs::{Follow, GuestPath};
-use guestctl::ops::{self, DuLine, DuOptions, DuSink, Usage};
+use guestctl::ops::{self, DuLine, DuOptions, DuSink, Problem, Problems, Usage};
 use guestctl::progress::Silent;
 use guestctl::{Error, Result};
 use serde::Serialize;
 
-use crate::args::GuestArgs;
+use crate::args::{FilterArgs, GuestArgs};
 use crate::cmd::cat::to_output;
 use crate::exit::Outcome;
 use crate::json;
 use crate::print;
-use crate::problems::Problems;
 use crate::record::text;
 use crate::size;
 
@@ -63,6 +62,8 @@ pub struct Du {
     /// Count a file under each of its names.
     #[arg(short = 'l', long)]
     count_links: bool,
+    #[command(flatten)]
+    filter: FilterArgs,
     /// End each line with a NUL byte and escape nothing.
     #[arg(short = '0', long, conflicts_with = "json")]
     null: bool,
@@ -100,6 +101,7 @@ impl Du {
             max_depth: if self.summarize { Some(0) } else { self.max_depth },
             one_filesystem: self.one_file_system,
             count_links: self.count_links,
+            filter: self.filter.filter()?,
         };
         let mut lines = Lines { out: print::stdout()?, du: &self, problems: Problems::default() };
         let total = ops::du(&mounts, &starts, &options, &mut lines, &Silent).map_err(to_output)?;
@@ -107,7 +109,7 @@ impl Du {
             lines.write(None, "total", 0, total)?;
         }
         lines.out.flush()?;
-        lines.problems.finish()
+        Ok(lines.problems.complete()?)
     }
 }
 
@@ -147,7 +149,8 @@ impl DuSink for Lines<'_> {
         written.map_err(|error| Error::io("write", "the output", error))
     }
 
-    fn problem(&mut self, _path: &GuestPath, error: Error) -> Result<()> {
-        self.problems.note(error)
+    fn problem(&mut self, path: &GuestPath, error: Error) -> Result<()> {
+        self.problems.push(Problem::new(path.as_bytes(), &error));
+        Ok(())
     }
 }

@@ -6,15 +6,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::{ArgAction, Args};
 use guestctl::bytes::escape;
 use guestctl::fs::{GuestPath, MountTable, Timestamp};
-use guestctl::ops::{self, Entry, EntrySink, FindContext, FindOptions, FindTest, Flow, Owners};
+use guestctl::ops::{self, Entry, EntrySink, FindContext, FindOptions, FindTest, Flow, Owners, Problem, Problems};
 use guestctl::{Error, Result};
 
-use crate::args::GuestArgs;
+use crate::args::{FilterArgs, GuestArgs};
 use crate::cmd::cat::to_output;
 use crate::exit::Outcome;
 use crate::json;
 use crate::print;
-use crate::problems::Problems;
 use crate::record::Record;
 
 /// List the paths below a guest directory that pass all tests, relative to it and sorted. The tests are those of find(1)
@@ -45,6 +44,8 @@ pub struct Find {
     /// Look no deeper than this level.
     #[arg(long, value_name = "LEVEL")]
     maxdepth: Option<usize>,
+    #[command(flatten)]
+    filter: FilterArgs,
     #[command(flatten)]
     tests: Tests,
 }
@@ -206,6 +207,7 @@ impl Find {
             min_depth: self.mindepth,
             max_depth: self.maxdepth,
             one_filesystem: self.one_file_system,
+            filter: self.filter.filter()?,
         };
         let owners = if self.long && !self.json { Owners::read(&mounts) } else { Owners::default() };
         let mut lines = Lines {
@@ -218,7 +220,7 @@ impl Find {
         ops::find_with(&mounts, &GuestPath::parse(&self.directory)?, &options, &mut lines).map_err(to_output)?;
         lines.write_rows().map_err(to_output)?;
         lines.out.flush()?;
-        lines.problems.finish()
+        Ok(lines.problems.complete()?)
     }
 }
 
@@ -233,7 +235,7 @@ struct Lines<'a, W> {
     problems: Problems,
 }
 
-impl<W: Write> Lines<'_, W> {
+impl<W: Write + Send> Lines<'_, W> {
     fn write_rows(&mut self) -> Result<()> {
         let text = ops::long_listing(&self.rows);
         self.rows.clear();
@@ -260,12 +262,12 @@ impl<W: Write> Lines<'_, W> {
             });
             return match record {
                 Ok(record) => json::line(&mut self.out, &record).map_err(output),
-                Err(error) => self.problems.note(error),
+                Err(error) => self.problem(&entry.location.path, error),
             };
         }
         match ops::long_row(entry.location, entry.metadata, &self.owners, &escape(entry.relative)) {
             Ok(row) => self.rows.push(row),
-            Err(error) => self.problems.note(error)?,
+            Err(error) => self.problem(&entry.location.path, error)?,
         }
         if self.rows.len() >= ALIGNED { self.write_rows() } else { Ok(()) }
     }
@@ -285,7 +287,8 @@ impl<W: Write + Send> EntrySink for Lines<'_, W> {
         Ok(Flow::Continue)
     }
 
-    fn problem(&mut self, _path: &GuestPath, error: Error) -> Result<()> {
-        self.problems.note(error)
+    fn problem(&mut self, path: &GuestPath, error: Error) -> Result<()> {
+        self.problems.push(Problem::new(path.as_bytes(), &error));
+        Ok(())
     }
 }

@@ -15,6 +15,7 @@ pub use mode::ModeTest;
 pub use test::{Compare, FindTest, TimeField};
 pub use text::{Context, timestamp};
 
+use super::filter::{Filter, Verdict};
 use super::walk::{Entry, EntrySink, Flow};
 use crate::error::{Error, PathProblem, Result};
 use crate::fs::{FileType, Follow, GuestPath, Listing, Location, MountTable};
@@ -31,6 +32,8 @@ pub struct FindOptions {
     pub max_depth: Option<usize>,
     /// Whether directories on which another filesystem is mounted are listed and not entered.
     pub one_filesystem: bool,
+    /// What is looked at at all: what it leaves out is neither found nor entered.
+    pub filter: Filter,
 }
 
 /// A directory whose names are being visited.
@@ -114,10 +117,14 @@ struct Passing<'a> {
 
 impl EntrySink for Passing<'_> {
     fn entry(&mut self, entry: &Entry<'_>) -> Result<Flow> {
-        let FindOptions { tests, min_depth, max_depth, one_filesystem } = self.options;
+        let FindOptions { tests, min_depth, max_depth, one_filesystem, filter } = self.options;
         let depth = entry.relative.iter().filter(|&&byte| byte == b'/').count() + 1;
         let mut flow = Flow::Continue;
-        if depth >= *min_depth && max_depth.is_none_or(|max| depth <= max) {
+        let verdict = filter.matches(entry.location.path.as_bytes(), entry.metadata.file_type == FileType::Dir);
+        if verdict == Verdict::Skip {
+            return Ok(Flow::Skip);
+        }
+        if verdict == Verdict::Take && depth >= *min_depth && max_depth.is_none_or(|max| depth <= max) {
             match test::all(tests, entry) {
                 Ok(true) => flow = self.sink.entry(entry)?,
                 Ok(false) => {}
