@@ -78,6 +78,8 @@ subcommands! {
     Cat(cmd::cat::Cat) = "cat",
     /// Find paths in a guest.
     Find(cmd::find::Find) = "find",
+    /// Search guest files for a pattern.
+    Grep(cmd::grep::Grep) = "grep",
     /// Show what is known of guest paths.
     Stat(cmd::stat::Stat) = "stat",
     /// Copy a guest file or device out.

@@ -30,7 +30,7 @@ pub struct Du {
     #[arg(value_name = "PATH", default_value = "/")]
     paths: Vec<String>,
     /// Files, too, and not directories alone.
-    #[arg(short, long = "all")]
+    #[arg(long = "all")]
     all_files: bool,
     /// Only the PATHs themselves.
     #[arg(short, long, conflicts_with_all = ["all_files", "max_depth"])]

@@ -13,6 +13,7 @@ pub mod du;
 pub mod exports;
 pub mod filesystems;
 pub mod find;
+pub mod grep;
 pub mod info;
 pub mod inspect;
 pub mod ls;
@@ -42,6 +43,7 @@ pub fn run(args: Args) -> Outcome {
         Command::Download(command) => command.run(),
         Command::Df(command) => command.run(),
         Command::Du(command) => command.run(),
+        Command::Grep(command) => command.run(),
         Command::Info(command) => command.run(),
         Command::Map(command) => command.run(),
         Command::Compare(command) => command.run(),
