@@ -146,7 +146,10 @@ pub const INITRD_BYTES: u64 = 2 << 30;
 pub const INITRD_RATIO: u64 = 256;
 
 /// Entries of all archives in an initial RAM disk. Ours; distributions have some thousands.
-pub const INITRD_ENTRIES: u64 = 1 << 20;
+pub const INITRD_ENTRIES: u64 = 1 << 18;
+
+/// Bytes of one file in an initial RAM disk that is read whole. Ours; the largest are firmware of some 50 MB.
+pub const INITRD_FILE_BYTES: u64 = 256 << 20;
 
 /// Archives and compressed streams of one initial RAM disk. Ours; real ones have up to four.
 pub const INITRD_SEGMENTS: u64 = 1_024;

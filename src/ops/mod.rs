@@ -51,6 +51,7 @@ pub use filter::{Filter, Verdict};
 pub use free_space::free_ranges;
 pub use glob::glob_expand;
 pub use grep::{GrepEvent, GrepMode, GrepOptions, Grepped, MAX_CONTEXT, Pattern, Syntax, grep, grep_content};
+pub use initrd::{InitrdEntry, InitrdVisitor, Packing, initrd_cat, initrd_each, initrd_list};
 pub use long::{Owners, Row, long_listing, long_row};
 pub use map::{MapEntry, map};
 pub use measure::{Measured, measure};
