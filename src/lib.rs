@@ -55,7 +55,7 @@ pub mod volume;
 pub mod worker;
 
 pub use error::{Corrupt, Error, ErrorKind, PathProblem, Place, Result};
-pub use guestfs::{DriveOptions, Guestfs, Listed, Stat};
+pub use guestfs::{DriveOptions, GetKernelOptions, GuestKernel, Guestfs, KernelFile, Listed, Stat};
 
 /// The README's program, compiled and run with the other examples.
 #[cfg(doctest)]

@@ -84,6 +84,14 @@ subcommands! {
     Stat(cmd::stat::Stat) = "stat",
     /// Copy a guest file or device out.
     Download(cmd::download::Download) = "download",
+    /// Write a guest directory as a cpio archive.
+    CpioOut(cmd::cpio_out::CpioOut) = "cpio-out",
+    /// Copy a guest's newest kernel out.
+    GetKernel(cmd::get_kernel::GetKernel) = "get-kernel",
+    /// List what is in an initial RAM disk of a guest.
+    InitrdList(cmd::initrd::InitrdList) = "initrd-list",
+    /// Print files of an initial RAM disk of a guest.
+    InitrdCat(cmd::initrd::InitrdCat) = "initrd-cat",
     /// Show the free space of a guest's filesystems.
     Df(cmd::df::Df) = "df",
     /// Show how much space guest directories take.

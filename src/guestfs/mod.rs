@@ -9,6 +9,7 @@ mod devices;
 mod drive;
 mod files;
 mod inspection;
+mod kernel;
 mod listing;
 mod mounting;
 
@@ -19,6 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 pub use drive::DriveOptions;
 pub use files::Stat;
+pub use kernel::{GetKernelOptions, GuestKernel, KernelFile};
 pub use listing::Listed;
 
 use crate::error::{Error, Result};

@@ -40,8 +40,9 @@ pub use checksum::{Algorithm, checksum};
 pub use commit::{CommitOptions, commit};
 pub use compare::{CompareOptions, Comparison, compare};
 pub use convert::{ConvertOptions, Converted, convert, convert_into};
+pub use cpio::{CpioOptions, CpioWritten, cpio_out, cpio_to};
 pub use create::create;
-pub use download::{download, write_to};
+pub use download::{download, download_all, write_to};
 pub use du::{DuLine, DuOptions, DuSink, Usage, du};
 pub use find::{
     Compare, Context as FindContext, FindOptions, FindTest, ModeTest, TimeField, find, find_each, find_with, find0,
