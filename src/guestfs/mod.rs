@@ -11,6 +11,7 @@ mod files;
 mod inspection;
 mod kernel;
 mod listing;
+mod looking;
 mod mounting;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ pub use drive::DriveOptions;
 pub use files::Stat;
 pub use kernel::{GetKernelOptions, GuestKernel, KernelFile};
 pub use listing::Listed;
+pub use looking::{Dirent, GrepFlags, TskDirent};
 
 use crate::error::{Error, Result};
 use crate::fs::{Filesystem, MountTable};
