@@ -2,5 +2,8 @@
 //! lead out of.
 
 mod staged;
+mod tree;
 
 pub(crate) use staged::{Staged, publish_all};
+pub(crate) use tree::{Attributes, NewFile, StagedTree, Tree};
+pub use tree::{Existing, Fact, Preserve};

@@ -45,3 +45,5 @@ pub use serve::{Listener, ServeOptions, SocketFile, Stop, serve};
 pub use snapshot::{SnapshotOptions, snapshot_apply, snapshot_create, snapshot_delete, snapshots};
 pub use walk::{Entry, EntrySink, Flow, walk};
 pub use without_free::WithoutFree;
+
+pub use crate::host::{Existing, Fact, Preserve};
