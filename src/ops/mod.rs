@@ -46,4 +46,4 @@ pub use snapshot::{SnapshotOptions, snapshot_apply, snapshot_create, snapshot_de
 pub use walk::{Entry, EntrySink, Flow, walk};
 pub use without_free::WithoutFree;
 
-pub use crate::host::{Existing, Fact, Preserve};
+pub use crate::host::{Existing, Fact, Preserve, Transferred};
