@@ -207,6 +207,15 @@ pub const NBD_REPLY_BYTES: u64 = 4 << 20;
 /// Chunks of an NBD server's reply to one read. Ours; reads ask for 256 KiB, in blocks of 512 bytes at least.
 pub const NBD_REPLY_CHUNKS: usize = 4_096;
 
+/// Bytes of memory for the inodes with several names whose names a walk has not all seen. Ours; some 200,000 at once.
+pub const HARD_LINK_BYTES: u64 = 32 << 20;
+
+/// Runs of data of one sparse file that an archive lists. Ours; what lies behind them is stored with its zeroes.
+pub const SPARSE_RUNS: usize = 1 << 20;
+
+/// Things that could not be read of which a report tells; more are counted. Ours.
+pub const REPORTED_PROBLEMS: usize = 10_000;
+
 /// `found` if it is within `limit`, else the [`Limit`](crate::ErrorKind::Limit) error that names it.
 pub fn check(what: &'static str, found: u64, limit: u64) -> Result<u64> {
     if found <= limit { Ok(found) } else { Err(Error::limit(what, limit, found)) }
