@@ -55,3 +55,5 @@ pub use snapshot::{SnapshotOptions, snapshot_apply, snapshot_create, snapshot_de
 pub use tar_out::{Tally, TarOptions, TarReport, tar_out, tar_out_file};
 pub use walk::{Entry, EntrySink, Flow, Step, Visited, Walk, walk};
 pub use without_free::WithoutFree;
+
+pub use crate::host::{Existing, Fact, Preserve, Transferred};
