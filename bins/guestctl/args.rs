@@ -92,6 +92,10 @@ subcommands! {
     InitrdList(cmd::initrd::InitrdList) = "initrd-list",
     /// Print files of an initial RAM disk of a guest.
     InitrdCat(cmd::initrd::InitrdCat) = "initrd-cat",
+    /// Print digests of guest files, trees and devices.
+    Checksum(cmd::checksum::Checksum) = "checksum",
+    /// Copy a guest's tree out as a tar archive.
+    TarOut(cmd::tar_out::TarOut) = "tar-out",
     /// Show the free space of a guest's filesystems.
     Df(cmd::df::Df) = "df",
     /// Show how much space guest directories take.
@@ -170,6 +174,27 @@ pub struct GuestArgs {
     pub mount: Vec<String>,
 }
 
+/// Which entries of a tree.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct FilterArgs {
+    /// Leave out what matches this pattern, in gitignore's syntax on guest paths; repeatable.
+    #[arg(long, value_name = "PATTERN")]
+    pub exclude: Vec<String>,
+    /// Take only what matches this pattern, and what is below it; repeatable.
+    #[arg(long, value_name = "PATTERN")]
+    pub include: Vec<String>,
+}
+
+/// Which entries of a tree, and on how many threads.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct BulkArgs {
+    #[command(flatten)]
+    pub entries: FilterArgs,
+    /// Threads; without a number as many as there are processors. The output is the same on any number.
+    #[arg(short = 'j', long, value_name = "N")]
+    pub jobs: Option<usize>,
+}
+
 /// How results are printed, in qemu-img's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Output {
@@ -182,22 +207,4 @@ pub enum Output {
 /// An image format by its name.
 pub fn format(name: &str) -> Result<ImageFormat, String> {
     name.parse().map_err(|_| format!("known formats: {}", ImageFormat::ALL.map(ImageFormat::name).join(", ")))
-}
-
-/// Which guest paths are taken.
-#[derive(Debug, Clone, Default, ClapArgs)]
-pub struct FilterArgs {
-    /// Leave out what matches this gitignore pattern, and what is below it; repeatable.
-    #[arg(long, value_name = "PATTERN")]
-    pub exclude: Vec<String>,
-    /// Take only what matches one of these gitignore patterns, and what is below it; repeatable.
-    #[arg(long, value_name = "PATTERN")]
-    pub include: Vec<String>,
-}
-
-impl FilterArgs {
-    /// The library's filter.
-    pub fn filter(&self) -> guestctl::Result<guestctl::ops::Filter> {
-        guestctl::ops::Filter::new(&self.exclude, &self.include)
-    }
 }

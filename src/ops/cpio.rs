@@ -11,7 +11,7 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::bulk::{Batch, Content, Keep, Wants, for_each_batch};
+use super::bulk::{Batch, Content, Wants, for_each_batch};
 use super::filter::{Filter, Verdict};
 use super::problems::{Problem, Problems};
 use super::walk::{Step, Visited, Walk};
@@ -95,20 +95,16 @@ pub fn cpio_to(
     )?;
     archive.finish()?;
     let mut written = archive.written;
-    written.problems.count += found.count - found.listed.len() as u64;
-    written.problems.extend(found.listed);
+    written.problems.append(found);
     Ok(written)
 }
 
-fn keep(options: &CpioOptions, start: &Location, visited: &Visited) -> Keep {
+fn keep(options: &CpioOptions, start: &Location, visited: &Visited) -> Verdict {
     if options.one_filesystem && visited.location.mount != start.mount {
-        return Keep::No;
+        return Verdict::Skip;
     }
     let is_dir = visited.metadata.file_type == FileType::Dir;
-    match options.filter.matches(visited.location.path.as_bytes(), is_dir) {
-        Verdict::Take | Verdict::Enter => Keep::Yes,
-        Verdict::Skip => Keep::No,
-    }
+    options.filter.matches(visited.location.path.as_bytes(), is_dir)
 }
 
 /// The names of one file.
@@ -127,7 +123,7 @@ type Links = HashMap<(usize, u64), Names>;
 fn plan(
     mounts: &MountTable,
     start: &Location,
-    keep: &dyn Fn(&Visited) -> Keep,
+    keep: &dyn Fn(&Visited) -> Verdict,
     progress: &dyn Progress,
 ) -> Result<(Links, u64)> {
     let (mut links, mut total) = (Links::new(), 0u64);
@@ -138,9 +134,13 @@ fn plan(
         }
         // Problems turn up again when the tree is written.
         let Step::Entry(visited) = step else { continue };
-        if keep(&visited) != Keep::Yes {
-            walk.skip();
-            continue;
+        match keep(&visited) {
+            Verdict::Take => {}
+            Verdict::Enter => continue,
+            Verdict::Skip => {
+                walk.skip();
+                continue;
+            }
         }
         let Visited { location, metadata, .. } = &visited;
         if metadata.file_type == FileType::File {

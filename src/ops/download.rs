@@ -6,9 +6,9 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::host::{Staged, publish_all};
 use crate::block::{BlockDevice, ExtentKind, for_each_extent};
 use crate::error::{Error, Result};
+use crate::host::{Staged, publish_all};
 use crate::progress::Progress;
 
 const CHUNK: u64 = 1 << 20;

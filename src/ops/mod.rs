@@ -8,6 +8,7 @@ mod check;
 mod checksum;
 mod commit;
 mod compare;
+mod compress;
 mod convert;
 mod cpio;
 mod create;
@@ -31,14 +32,20 @@ mod resize;
 mod serve;
 mod snapshot;
 mod stream;
+mod tar_out;
+mod turnstile;
 mod walk;
 mod without_free;
 mod zero;
 
 pub use check::{CheckOptions, CheckReport, Repair, check};
-pub use checksum::{Algorithm, checksum};
+pub use checksum::{
+    Algorithm, ChecksumOptions, ChecksumReport, Digested, checksum, checksums, checksums_out, write_sum_line,
+    write_sum_tag,
+};
 pub use commit::{CommitOptions, commit};
 pub use compare::{CompareOptions, Comparison, compare};
+pub use compress::StreamCompression;
 pub use convert::{ConvertOptions, Converted, convert, convert_into};
 pub use cpio::{CpioOptions, CpioWritten, cpio_out, cpio_to};
 pub use create::create;
@@ -61,5 +68,8 @@ pub use rebase::{RebaseOptions, rebase};
 pub use resize::{NewSize, ResizeOptions, resize};
 pub use serve::{Listener, ServeOptions, SocketFile, Stop, serve};
 pub use snapshot::{SnapshotOptions, snapshot_apply, snapshot_create, snapshot_delete, snapshots};
+pub use tar_out::{Tally, TarOptions, TarReport, tar_out, tar_out_file};
 pub use walk::{Entry, EntrySink, Flow, Step, Visited, Walk, walk};
 pub use without_free::WithoutFree;
+
+pub use crate::host::{Existing, Fact, Preserve, Transferred};

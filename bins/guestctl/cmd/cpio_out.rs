@@ -6,9 +6,9 @@ use clap::Args;
 use guestctl::fs::GuestPath;
 use guestctl::ops::{self, CpioOptions};
 
-use crate::args::{FilterArgs, GuestArgs};
+use crate::args::{BulkArgs, GuestArgs};
 use crate::cmd::cat::to_output;
-use crate::exit::Outcome;
+use crate::exit::{self, Outcome};
 use crate::jobs;
 use crate::print;
 use crate::progress::Shown;
@@ -20,7 +20,7 @@ pub struct CpioOut {
     #[command(flatten)]
     guest: GuestArgs,
     #[command(flatten)]
-    filter: FilterArgs,
+    bulk: BulkArgs,
     /// Leave out other filesystems that are mounted below the directory.
     #[arg(short = 'x', long)]
     one_file_system: bool,
@@ -30,9 +30,6 @@ pub struct CpioOut {
     /// Show no progress.
     #[arg(short, long)]
     quiet: bool,
-    /// Threads; as many as processors by default.
-    #[arg(short = 'j', long, value_name = "N")]
-    jobs: Option<usize>,
     /// The guest directory.
     #[arg(value_name = "DIRECTORY")]
     directory: String,
@@ -45,10 +42,10 @@ impl CpioOut {
     pub fn run(self) -> Outcome {
         let mounts = self.guest.mounted()?.mount_table()?;
         let directory = GuestPath::parse(&self.directory)?;
-        let options = CpioOptions { filter: self.filter.filter()?, one_filesystem: self.one_file_system };
+        let options = CpioOptions { filter: self.bulk.filter()?, one_filesystem: self.one_file_system };
         let progress = Shown::new("cpio-out").quiet(self.quiet);
         let to_stdout = self.file.as_os_str() == "-";
-        let written = jobs::install(self.jobs, || {
+        let written = jobs::install(self.bulk.jobs, || {
             if to_stdout {
                 let mut out = print::stdout().map_err(|error| guestctl::Error::io("write", "the archive", error))?;
                 return ops::cpio_to(&mounts, &directory, &mut out, &options, &progress);
@@ -63,6 +60,6 @@ impl CpioOut {
         if self.json && !to_stdout {
             print::json(&written)?;
         }
-        Ok(written.problems.complete()?)
+        exit::partial(&written.problems)
     }
 }

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::args::{FilterArgs, GuestArgs};
 use crate::cmd::cat::to_output;
-use crate::exit::Outcome;
+use crate::exit::{self, Outcome};
 use crate::json;
 use crate::print;
 use crate::record::text;
@@ -109,7 +109,7 @@ impl Du {
             lines.write(None, "total", 0, total)?;
         }
         lines.out.flush()?;
-        Ok(lines.problems.complete()?)
+        exit::partial(&lines.problems)
     }
 }
 

@@ -11,7 +11,7 @@ use guestctl::{Error, Result};
 
 use crate::args::{FilterArgs, GuestArgs};
 use crate::cmd::cat::to_output;
-use crate::exit::Outcome;
+use crate::exit::{self, Outcome};
 use crate::json;
 use crate::print;
 use crate::record::Record;
@@ -220,7 +220,7 @@ impl Find {
         ops::find_with(&mounts, &GuestPath::parse(&self.directory)?, &options, &mut lines).map_err(to_output)?;
         lines.write_rows().map_err(to_output)?;
         lines.out.flush()?;
-        Ok(lines.problems.complete()?)
+        exit::partial(&lines.problems)
     }
 }
 

@@ -11,9 +11,9 @@ use guestctl::ops::{self, GrepEvent, GrepMode, GrepOptions, Pattern, Syntax};
 use guestctl::{Error, Result};
 use serde::Serialize;
 
-use crate::args::{FilterArgs, GuestArgs};
+use crate::args::{BulkArgs, GuestArgs};
 use crate::cmd::cat::to_output;
-use crate::exit::{Failure, Outcome};
+use crate::exit::{self, Failure, Outcome};
 use crate::jobs;
 use crate::json;
 use crate::print;
@@ -102,16 +102,13 @@ pub struct Grep {
     #[arg(long)]
     one_file_system: bool,
     #[command(flatten)]
-    filter: FilterArgs,
+    bulk: BulkArgs,
     /// End paths with a NUL byte where a colon or the line's end would stand, and escape nothing.
     #[arg(short = '0', long, conflicts_with = "json")]
     null: bool,
     /// One JSON object per line.
     #[arg(long)]
     json: bool,
-    /// Threads; as many as processors by default.
-    #[arg(short = 'j', long, value_name = "N")]
-    jobs: Option<usize>,
     /// Say what is done, on standard error; -v is grep's here.
     #[arg(id = "verbose", long)]
     _verbose: bool,
@@ -192,10 +189,10 @@ impl Grep {
             begun |= !bytes.is_empty();
             out.write_all(bytes).map_err(output)
         };
-        let grepped = jobs::install(self.jobs, || ops::grep(&mounts, &starts, &options, &render, &mut write, &progress))?
+        let grepped = jobs::install(self.bulk.jobs, || ops::grep(&mounts, &starts, &options, &render, &mut write, &progress))?
             .map_err(to_output)?;
         out.flush()?;
-        grepped.problems.complete()?;
+        exit::partial(&grepped.problems)?;
         let found = if self.files_without_match {
             grepped.matching_files < grepped.files
         } else {
@@ -239,7 +236,7 @@ impl Grep {
             gunzip: self.gunzip,
             recursive: true,
             one_filesystem: self.one_file_system,
-            filter: self.filter.filter()?,
+            filter: self.bulk.filter()?,
         })
     }
 

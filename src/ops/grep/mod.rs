@@ -14,7 +14,7 @@ use std::sync::Arc;
 pub use pattern::{Pattern, Syntax};
 use search::Searcher;
 
-use super::bulk::{Batch, Content, Keep, Member, Wants, for_each_batch};
+use super::bulk::{Batch, Content, Member, Wants, for_each_batch};
 use super::filter::{Filter, Verdict};
 use super::problems::{Problem, Problems};
 use super::walk::Visited;
@@ -172,34 +172,29 @@ pub fn grep(
         );
         match searched {
             Err(_) if quiet => return Ok(grepped),
-            searched => add(&mut grepped.problems, searched?),
+            searched => grepped.problems.append(searched?),
         }
-        add(&mut grepped.problems, late);
+        grepped.problems.append(late);
     }
     Ok(grepped)
 }
 
-/// Adds what is listed and what is only counted.
-fn add(all: &mut Problems, more: Problems) {
-    all.count += more.count - more.listed.len() as u64;
-    all.extend(more.listed);
-}
-
-fn keep(options: &GrepOptions, start: &Location, visited: &Visited) -> Keep {
+fn keep(options: &GrepOptions, start: &Location, visited: &Visited) -> Verdict {
     let metadata = &visited.metadata;
     let is_dir = metadata.file_type == FileType::Dir;
     if options.one_filesystem && visited.location.mount != start.mount {
-        return Keep::No;
+        return Verdict::Skip;
     }
     match options.filter.matches(visited.location.path.as_bytes(), is_dir) {
-        Verdict::Skip => Keep::No,
-        Verdict::Take | Verdict::Enter if is_dir => Keep::Below,
+        Verdict::Skip => Verdict::Skip,
+        // Directories are ways to files; the batches may have those that lead to some.
+        Verdict::Take | Verdict::Enter if is_dir => Verdict::Enter,
         Verdict::Take
             if metadata.file_type == FileType::File && options.max_size.is_none_or(|max| metadata.size <= max) =>
         {
-            Keep::Yes
+            Verdict::Take
         }
-        _ => Keep::No,
+        _ => Verdict::Skip,
     }
 }
 
@@ -237,7 +232,7 @@ impl One<'_> {
                 Err(error) => Answer::Failed(location.clone(), rendered, error),
             }
         };
-        batch.members.iter().map(search).collect()
+        batch.members.iter().filter(|member| member.metadata.file_type == FileType::File).map(search).collect()
     }
 
     /// Searches a content and tells what the mode wants told of it; whether a line was selected.
