@@ -7,6 +7,8 @@
 mod mounted;
 #[path = "../support/program.rs"]
 mod program;
+#[path = "../support/tree_fs.rs"]
+mod tree_fs;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -18,3 +20,4 @@ mod guest;
 mod handle;
 mod initrd;
 mod kernel;
+mod shared;
