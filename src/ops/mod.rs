@@ -3,13 +3,16 @@
 //! There is one walk ([`walk()`]); whatever looks at many files is an [`EntrySink`]. Parallel work starts here and above,
 //! never below, on the rayon pool that the caller is in; what comes out never depends on the number of threads.
 
+mod both;
 mod check;
 mod checksum;
 mod commit;
 mod compare;
 mod convert;
 mod create;
+mod diff;
 mod download;
+mod filter;
 mod find;
 mod free_space;
 mod glob;
@@ -30,7 +33,12 @@ pub use commit::{CommitOptions, commit};
 pub use compare::{CompareOptions, Comparison, compare};
 pub use convert::{ConvertOptions, Converted, convert, convert_into};
 pub use create::create;
+pub use diff::{
+    Change, ChangeKind, DiffEntry, DiffOptions, DiffProblem, DiffReport, DiffSink, Fact, Ignore, Side, TextChange,
+    TextDiff, TextOptions, diff,
+};
 pub use download::{download, write_to};
+pub use filter::{Filter, Verdict};
 pub use find::{find, find_each, find0};
 pub use free_space::free_ranges;
 pub use glob::glob_expand;

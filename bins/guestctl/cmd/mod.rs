@@ -8,6 +8,7 @@ pub mod completions;
 pub mod convert;
 pub mod create;
 pub mod df;
+pub mod diff;
 pub mod download;
 pub mod exports;
 pub mod filesystems;
@@ -43,6 +44,7 @@ pub fn run(args: Args) -> Outcome {
         Command::Info(command) => command.run(),
         Command::Map(command) => command.run(),
         Command::Compare(command) => command.run(),
+        Command::Diff(command) => command.run(),
         Command::Create(command) => command.run(),
         Command::Convert(command) => command.run(),
         Command::Measure(command) => command.run(),
