@@ -207,12 +207,17 @@ pub const NBD_REPLY_BYTES: u64 = 4 << 20;
 /// Chunks of an NBD server's reply to one read. Ours; reads ask for 256 KiB, in blocks of 512 bytes at least.
 pub const NBD_REPLY_CHUNKS: usize = 4_096;
 
-/// Bytes of the paths of files with several names, of one tree that is compared, whose other names are still to come. Ours;
-/// some 300,000 such files.
-pub const LINK_BYTES: u64 = 32 << 20;
-
 /// Bytes of a text whose differences are shown line by line. Ours; configuration is smaller.
 pub const DIFF_TEXT_BYTES: u64 = 1 << 20;
+
+/// Bytes of memory for the inodes with several names whose names a walk has not all seen. Ours; some 200,000 at once.
+pub const HARD_LINK_BYTES: u64 = 32 << 20;
+
+/// Runs of data of one sparse file that an archive lists. Ours; what lies behind them is stored with its zeroes.
+pub const SPARSE_RUNS: usize = 1 << 20;
+
+/// Things that could not be read of which a report tells; more are counted. Ours.
+pub const REPORTED_PROBLEMS: usize = 10_000;
 
 /// `found` if it is within `limit`, else the [`Limit`](crate::ErrorKind::Limit) error that names it.
 pub fn check(what: &'static str, found: u64, limit: u64) -> Result<u64> {

@@ -4,6 +4,7 @@
 //! never below, on the rayon pool that the caller is in; what comes out never depends on the number of threads.
 
 mod both;
+pub mod bulk;
 mod check;
 mod checksum;
 mod commit;
@@ -15,10 +16,14 @@ mod download;
 mod filter;
 mod find;
 mod free_space;
+mod gather;
 mod glob;
+mod links;
 mod long;
 mod map;
 mod measure;
+mod ordered;
+mod problems;
 mod rebase;
 mod resize;
 mod serve;
@@ -45,9 +50,10 @@ pub use glob::glob_expand;
 pub use long::{Owners, Row, long_listing, long_row};
 pub use map::{MapEntry, map};
 pub use measure::{Measured, measure};
+pub use problems::{Problem, Problems};
 pub use rebase::{RebaseOptions, rebase};
 pub use resize::{NewSize, ResizeOptions, resize};
 pub use serve::{Listener, ServeOptions, SocketFile, Stop, serve};
 pub use snapshot::{SnapshotOptions, snapshot_apply, snapshot_create, snapshot_delete, snapshots};
-pub use walk::{Entry, EntrySink, Flow, walk};
+pub use walk::{Entry, EntrySink, Flow, Step, Visited, Walk, walk};
 pub use without_free::WithoutFree;

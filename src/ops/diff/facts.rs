@@ -80,7 +80,8 @@ pub(super) fn differences(old: &DiffEntry, new: &DiffEntry, options: &DiffOption
     let times = !(ignore.times || ignore.directory_times && both(FileType::Dir));
     let resized = both(FileType::File) && left.size != right.size;
     let links = !ignore.hard_links && same_type && !both(FileType::Dir);
-    let linked = left.nlink != right.nlink || old.hard_link_to != new.hard_link_to;
+    let known = old.links_known && new.links_known;
+    let linked = left.nlink != right.nlink || known && old.hard_link_to != new.hard_link_to;
     let checks = [
         (Fact::Type, !same_type),
         (Fact::Mode, left.permissions != right.permissions),

@@ -11,7 +11,6 @@
 mod content;
 mod facts;
 mod lines;
-mod links;
 mod pairs;
 mod text;
 
@@ -26,6 +25,7 @@ pub use text::{TextChange, TextDiff, TextOptions};
 
 use super::checksum::{Algorithm, checksum};
 use super::filter::Filter;
+use super::links::Link;
 use crate::block::BlockDevice;
 use crate::error::{Error, ErrorKind, PathProblem, Result};
 use crate::fs::{FileType, Follow, GuestPath, Location, Metadata, MountTable, Xattr};
@@ -143,7 +143,9 @@ pub struct DiffEntry {
     /// Extended attributes, sorted by name.
     pub xattrs: Vec<Xattr>,
     /// The first path that leads to the same file, when that is another one.
-    pub hard_link_to: Option<GuestPath>,
+    pub hard_link_to: Option<Vec<u8>>,
+    /// Whether that is known; past a limit it is not.
+    links_known: bool,
     /// The digests that were asked for, of a regular file.
     pub digests: Vec<(Algorithm, String)>,
 }
@@ -429,13 +431,20 @@ impl Work {
 
     /// All that is known of a node but its content; `None`, and a problem, when something of it cannot be read.
     fn entry(&mut self, side: Side, node: Node) -> Option<DiffEntry> {
-        let Node { location: Location { fs, inode, .. }, metadata, hard_link_to } = node;
+        let Node { location: Location { fs, inode, .. }, metadata, link } = node;
         let target = match metadata.file_type {
             FileType::Symlink => fs.read_link(inode).map(Some),
             _ => Ok(None),
         };
         match target.and_then(|target| Ok((target, fs.xattrs(inode)?))) {
-            Ok((target, xattrs)) => Some(DiffEntry { metadata, target, xattrs, hard_link_to, digests: Vec::new() }),
+            Ok((target, xattrs)) => {
+                let links_known = link != Link::Unknown;
+                let hard_link_to = match link {
+                    Link::Of(first) => Some(first),
+                    Link::First | Link::Unknown => None,
+                };
+                Some(DiffEntry { metadata, target, xattrs, hard_link_to, links_known, digests: Vec::new() })
+            }
             Err(error) => {
                 self.problems.push(DiffProblem { path: self.path.clone(), side, offset: None, error });
                 None

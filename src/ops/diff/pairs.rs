@@ -4,12 +4,12 @@
 use std::cmp::Ordering;
 use std::collections::HashSet;
 
-use super::links::Links;
 use super::{Side, Sides};
 use crate::error::{Error, Result};
 use crate::fs::{FileType, GuestPath, Listing, Location, Metadata, MountTable};
 use crate::limits;
 use crate::ops::filter::{Filter, Verdict};
+use crate::ops::links::{HardLinks, Link};
 use crate::ops::walk::second_way;
 
 /// One side of a pair.
@@ -17,8 +17,8 @@ use crate::ops::walk::second_way;
 pub(super) struct Node {
     pub(super) location: Location,
     pub(super) metadata: Metadata,
-    /// The first path of the walk that leads to the same inode, when that was another one.
-    pub(super) hard_link_to: Option<GuestPath>,
+    /// Whether the walk has come to the same file by another name.
+    pub(super) link: Link,
 }
 
 /// What the walk comes by.
@@ -58,7 +58,7 @@ pub(super) struct Pairs<'a> {
     /// A directory that was shown and is to be entered before anything else.
     enter: Option<(GuestPath, Sides<Location>)>,
     entered: [HashSet<(usize, u64)>; 2],
-    links: [Links; 2],
+    links: [HardLinks; 2],
     held: u64,
 }
 
@@ -154,8 +154,8 @@ impl<'a> Pairs<'a> {
                 continue;
             }
             taken |= verdict == Verdict::Take;
-            let hard_link_to = self.links[side.index()].first_of(location, &metadata, &path)?;
-            *sides.slot(side) = Some(Node { location: location.clone(), metadata, hard_link_to });
+            let link = self.links[side.index()].see(location, &metadata, path.as_bytes());
+            *sides.slot(side) = Some(Node { location: location.clone(), metadata, link });
         }
         let mut directories =
             sides.map(|node| (node.metadata.file_type == FileType::Dir).then(|| node.location.clone()));

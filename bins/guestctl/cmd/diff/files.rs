@@ -156,7 +156,7 @@ fn described(path: &str, entry: &DiffEntry) -> String {
     let letter = metadata.file_type.letter();
     let size = metadata.rdev.map_or(metadata.size.to_string(), |rdev| format!("{}:{}", rdev.major, rdev.minor));
     let arrow = entry.target.as_ref().map(|target| format!(" -> {}", escape(target)));
-    let link = entry.hard_link_to.as_ref().map(|first| format!(" = {first}"));
+    let link = entry.hard_link_to.as_ref().map(|first| format!(" = {}", escape(first)));
     let permissions = metadata.permissions;
     let (uid, gid) = (metadata.uid, metadata.gid);
     let more = arrow.or(link).unwrap_or_default();
@@ -188,7 +188,7 @@ fn told(fact: Fact, old: &DiffEntry, new: &DiffEntry, change: &Change) -> String
         }
         Fact::HardLinks => {
             let links = |entry: &DiffEntry| match &entry.hard_link_to {
-                Some(first) => format!("{} = {first}", entry.metadata.nlink),
+                Some(first) => format!("{} = {}", entry.metadata.nlink, escape(first)),
                 None => entry.metadata.nlink.to_string(),
             };
             (links(old), links(new))
@@ -268,7 +268,7 @@ impl Line {
             record
                 .digests
                 .extend(digests.map(|(algorithm, digest)| (algorithm.name().to_owned(), digest.clone().into())));
-            let hard_link_to = entry.hard_link_to.as_ref().map(|first| Record::text(first.as_bytes()).0);
+            let hard_link_to = entry.hard_link_to.as_ref().map(|first| Record::text(first).0);
             Entry { record, atime_ns: entry.metadata.atime.total_nanoseconds(), hard_link_to }
         };
         let (path, path_b64) = Record::text(change.path.as_bytes());
