@@ -71,14 +71,15 @@ fn public_key(line: &str) -> Option<PublicKey> {
         if !named || length != u32::try_from(key_type.len()).ok() {
             continue;
         }
-        let text = |text: &str| {
-            Some(text.trim().trim_end_matches(['"', '\'', ']', ','])).filter(|text| !text.is_empty()).map(str::to_owned)
-        };
+        // Quotes that began before the key end behind it.
+        let is_quoted = key_type.len() < word.len();
+        let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        let comment = if is_quoted { comment.trim_end_matches(['"', '\'', ']', ',']) } else { comment };
         return Some(PublicKey {
             key_type: key_type.to_owned(),
             fingerprint: format!("SHA256:{}", STANDARD_NO_PAD.encode(Sha256::digest(&blob))),
-            options: text(before),
-            comment: text(comment),
+            options: text(before.trim()),
+            comment: text(comment.trim()),
         });
     }
     None

@@ -74,16 +74,18 @@ fn make(path: &Path, random: &mut Random, depth: u32) {
         5..=6 => symlink(format!("target {}", random.below(1000) % 5), path).unwrap(),
         7 => drop(Command::new("mkfifo").arg(path).status().unwrap()),
         _ if depth == 0 => std::fs::write(path, "leaf\n").unwrap(),
-        _ => {
-            std::fs::create_dir(path).unwrap();
-            for index in 0..random.below(100) % 9 + 2 {
-                // Names around `/` in byte order, where sorting by paths and by components differ.
-                let name = ["a", "a-b", "a.b", "a b", "é", "z\u{fffd}", "sub", "sub-x", "Z", "10", "9"][index as usize];
-                make(&path.join(name), random, depth - 1);
-            }
-        }
+        _ => make_directory(path, random, depth),
     }
     set_time(path, BASE - (random.below(1 << 20) % 1000) as i64);
+}
+
+fn make_directory(path: &Path, random: &mut Random, depth: u32) {
+    std::fs::create_dir(path).unwrap();
+    // Names around `/` in byte order, where sorting by paths and by components differ.
+    let names = ["a", "a-b", "a.b", "a b", "é", "z\u{fffd}", "sub", "sub-x", "Z", "10", "9"];
+    for name in names.iter().take(3 + random.below(9) as usize) {
+        make(&path.join(name), random, depth - 1);
+    }
 }
 
 fn all_paths(tree: &Path) -> Vec<PathBuf> {
@@ -147,8 +149,9 @@ fn generated(seed: u64) -> Pair {
     let pair = Pair { directory: tempfile::tempdir().unwrap() };
     let mut random = Random::new(seed);
     std::fs::create_dir(pair.tree("old")).unwrap();
-    for name in ["etc", "usr", "usr-x", "file", "var"] {
-        make(&pair.tree("old").join(name), &mut random, 3);
+    for name in ["etc", "usr", "usr-x", "var"] {
+        make_directory(&pair.tree("old").join(name), &mut random, 3);
+        set_time(&pair.tree("old").join(name), BASE);
     }
     for n in 0..3 {
         let at = |name: &str| pair.tree("old").join(name);
