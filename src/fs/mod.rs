@@ -86,6 +86,10 @@ pub trait Filesystem: Send + Sync + fmt::Debug {
         Err(Error::unsupported(self.identity().kind.name(), "free space"))
     }
 
+    /// Says that these inodes will be asked for soon, so that they can be read in the order of the disk. Advice: doing nothing is
+    /// right, and no error is reported here.
+    fn expect(&self, _inodes: &mut dyn Iterator<Item = Inode>) {}
+
     /// What opening had to do so that the contents are true (journal transactions replayed, orphans found), in sentences
     /// for the user; empty for a clean filesystem.
     fn recovery(&self) -> Vec<String> {

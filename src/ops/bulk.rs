@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::Mutex;
 
+use super::filter::Verdict;
 use super::gather::{Gather, Unread, next_run};
 use super::links::{HardLinks, Link};
 use super::ordered::{lock, ordered};
@@ -23,6 +24,10 @@ use crate::progress::Progress;
 const BATCH_BYTES: usize = 1 << 20;
 /// Entries in one batch.
 const BATCH_MEMBERS: usize = 512;
+/// Bytes of large files after which a batch ends: they are read by whoever works on it.
+const BATCH_LARGE: u64 = 4 << 20;
+/// Results that may wait for their turn. They are small, and batches with large files take long.
+const RESULTS_AHEAD: usize = 64;
 /// Files up to this size have their bytes in the batch.
 const SMALL: u64 = 256 << 10;
 
@@ -84,6 +89,8 @@ pub struct Batch {
     pub problems: Vec<Problem>,
     bytes: Vec<u8>,
     filled: usize,
+    /// Bytes of the large files.
+    large: u64,
     gather: Gather,
 }
 
@@ -99,7 +106,7 @@ impl Batch {
     }
 
     fn is_full(&self) -> bool {
-        self.filled >= BATCH_BYTES || self.members.len() >= BATCH_MEMBERS
+        self.filled >= BATCH_BYTES || self.large >= BATCH_LARGE || self.members.len() >= BATCH_MEMBERS
     }
 
     /// Makes room for a small file's bytes and asks for those that are data.
@@ -132,23 +139,25 @@ impl Batch {
     }
 }
 
+/// The directories of `ways` that lead to `relative`, which are needed now; those that lead elsewhere are forgotten.
+pub(super) fn ways_to(ways: &mut Vec<Visited>, relative: &[u8]) -> Vec<Visited> {
+    let leads = |way: &Visited| {
+        let rest = relative.strip_prefix(&way.relative[..]);
+        way.relative.is_empty() || rest.is_some_and(|rest| rest.first() == Some(&b'/'))
+    };
+    let mut ways = std::mem::take(ways);
+    ways.retain(leads);
+    ways
+}
+
 /// The walk, batch by batch.
 struct Batches<'a> {
     walk: Walk<'a>,
     wants: Wants,
-    keep: &'a (dyn Fn(&Visited) -> Keep + Sync),
+    keep: &'a (dyn Fn(&Visited) -> Verdict + Sync),
+    /// Directories on the way to something that may be taken, outermost first.
+    ways: Vec<Visited>,
     links: HardLinks,
-}
-
-/// What becomes of an entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Keep {
-    /// It is a member, and what is below it is visited.
-    Yes,
-    /// It is no member, but what is below it is visited.
-    Below,
-    /// Neither.
-    No,
 }
 
 impl Batches<'_> {
@@ -160,9 +169,14 @@ impl Batches<'_> {
                 None => break,
                 Some(Step::Problem(path, error)) => batch.problems.push(Problem::new(path.as_bytes(), &error)),
                 Some(Step::Entry(visited)) => match (self.keep)(&visited) {
-                    Keep::Yes => self.add(&mut batch, visited),
-                    Keep::Below => {}
-                    Keep::No => self.walk.skip(),
+                    Verdict::Take => {
+                        for way in ways_to(&mut self.ways, &visited.relative) {
+                            self.add(&mut batch, way);
+                        }
+                        self.add(&mut batch, visited);
+                    }
+                    Verdict::Enter => self.ways.push(visited),
+                    Verdict::Skip => self.walk.skip(),
                 },
             }
         }
@@ -190,7 +204,12 @@ impl Batches<'_> {
             && (hard_link.is_none() || self.wants.links);
         let held = if wanted {
             let content = entry.open()?;
-            if content.size() <= SMALL { batch.plan(&content)? } else { Held::Device(content) }
+            if content.size() <= SMALL {
+                batch.plan(&content)?
+            } else {
+                batch.large = batch.large.saturating_add(content.size());
+                Held::Device(content)
+            }
         } else {
             Held::Nothing
         };
@@ -199,7 +218,7 @@ impl Batches<'_> {
     }
 }
 
-/// Walks `start` and everything below it in batches: `keep` chooses entries, `work` gets each batch on some thread of the
+/// Walks `start` and everything below it in batches: `keep` chooses entries ([`Filter::matches`](super::Filter::matches) is made for it), `work` gets each batch on some thread of the
 /// caller's pool, `deliver` gets what that makes in the order of the walk. Answers with what could not be read.
 ///
 /// `work` must not start parallel work of its own, and tells of contents that it could not read itself through its result.
@@ -207,16 +226,18 @@ pub fn for_each_batch<T: Send>(
     mounts: &MountTable,
     start: &Location,
     wants: Wants,
-    keep: &(dyn Fn(&Visited) -> Keep + Sync),
+    keep: &(dyn Fn(&Visited) -> Verdict + Sync),
     work: impl Fn(&Batch) -> Result<T> + Sync,
     mut deliver: impl FnMut(T) -> Result<()> + Send,
     progress: &dyn Progress,
 ) -> Result<Problems> {
-    let mut batches = Batches { walk: Walk::new(mounts, start.clone()), wants, keep, links: HardLinks::default() };
+    let mut batches =
+        Batches { walk: Walk::new(mounts, start.clone()), wants, keep, ways: Vec::new(), links: HardLinks::default() };
     // Bytes of batches that are done, and of reads that are taken apart, to be used again: fresh memory costs a fault for each page.
     let spare: Mutex<Vec<(Vec<u8>, Vec<u8>)>> = Mutex::default();
     let mut problems = Problems::default();
     ordered(
+        RESULTS_AHEAD,
         || {
             let (bytes, scratch) = lock(&spare).pop().unwrap_or_default();
             Ok(batches.next(bytes)?.map(|batch| (batch, scratch)))
@@ -268,8 +289,9 @@ mod tests {
             found.extend(batch);
             Ok(())
         };
-        let problems =
-            pool.install(|| for_each_batch(&mounts, &start, wants, &|_| Keep::Yes, digest, deliver, &Silent)).unwrap();
+        let problems = pool
+            .install(|| for_each_batch(&mounts, &start, wants, &|_| Verdict::Take, digest, deliver, &Silent))
+            .unwrap();
         assert!(problems.is_empty());
         // Content by content through the filesystem itself.
         for (path, _, digest) in &found {

@@ -9,6 +9,7 @@ mod check;
 mod checksum;
 mod commit;
 mod compare;
+mod compress;
 mod convert;
 mod create;
 mod diff;
@@ -28,19 +29,25 @@ mod rebase;
 mod resize;
 mod serve;
 mod snapshot;
+mod tar_out;
+mod turnstile;
 mod walk;
 mod without_free;
 mod zero;
 
 pub use check::{CheckOptions, CheckReport, Repair, check};
-pub use checksum::{Algorithm, checksum};
+pub use checksum::{
+    Algorithm, ChecksumOptions, ChecksumReport, Digested, checksum, checksums, checksums_out, write_sum_line,
+    write_sum_tag,
+};
 pub use commit::{CommitOptions, commit};
 pub use compare::{CompareOptions, Comparison, compare};
+pub use compress::StreamCompression;
 pub use convert::{ConvertOptions, Converted, convert, convert_into};
 pub use create::create;
 pub use diff::{
-    Change, ChangeKind, DiffEntry, DiffOptions, DiffProblem, DiffReport, DiffSink, Fact, Ignore, Side, TextChange,
-    TextDiff, TextOptions, diff,
+    Change, ChangeKind, DiffEntry, DiffFact, DiffIgnore, DiffOptions, DiffProblem, DiffReport, DiffSide, DiffSink,
+    TextChange, TextDiff, TextOptions, diff,
 };
 pub use download::{download, write_to};
 pub use filter::{Filter, Verdict};
@@ -55,5 +62,8 @@ pub use rebase::{RebaseOptions, rebase};
 pub use resize::{NewSize, ResizeOptions, resize};
 pub use serve::{Listener, ServeOptions, SocketFile, Stop, serve};
 pub use snapshot::{SnapshotOptions, snapshot_apply, snapshot_create, snapshot_delete, snapshots};
+pub use tar_out::{Tally, TarOptions, TarReport, tar_out, tar_out_file};
 pub use walk::{Entry, EntrySink, Flow, Step, Visited, Walk, walk};
 pub use without_free::WithoutFree;
+
+pub use crate::host::{Existing, Fact, Preserve, Transferred};

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use guestctl::block::{self, BlockDevice, Extent, HostRange, Memory, OpenOptions, SameDirectory};
 use guestctl::fs::MountTable;
 use guestctl::ops::{
-    Change, ChangeKind, DiffOptions, DiffProblem, DiffReport, DiffSink, Fact, Ignore, Side, TextOptions, diff,
+    Change, ChangeKind, DiffFact, DiffIgnore, DiffOptions, DiffProblem, DiffReport, DiffSide, DiffSink, TextOptions,
+    diff,
 };
 use guestctl::progress::{Progress, Silent};
 use guestctl::{Error, Result};
@@ -44,7 +45,7 @@ fn compared(old: &MountTable, new: &MountTable, options: &DiffOptions) -> (DiffR
 
 /// The trees of `TreeFs` have times of their own.
 fn without_times() -> DiffOptions {
-    DiffOptions { ignore: Ignore { times: true, ..Ignore::default() }, ..DiffOptions::default() }
+    DiffOptions { ignore: DiffIgnore { times: true, ..DiffIgnore::default() }, ..DiffOptions::default() }
 }
 
 /// Counts what is read of a device, and can hide where its bytes lie.
@@ -137,7 +138,7 @@ fn shared_clusters_of_overlays_are_not_read() {
         assert_eq!(report.read_bytes, read, "{name}");
         let facts: Vec<_> = kept.changes.iter().map(|change| (change.path.to_string(), change.facts.clone())).collect();
         if differs {
-            assert_eq!(facts, [("/big".to_owned(), vec![Fact::Content])]);
+            assert_eq!(facts, [("/big".to_owned(), vec![DiffFact::Content])]);
             assert!(report.shared_bytes < content);
         } else {
             assert!(facts.is_empty() && report.is_same());
@@ -254,10 +255,10 @@ fn what_cannot_be_read_is_reported_with_its_offset_and_the_rest_is_compared() {
         let problem = |problem: &DiffProblem| (problem.path.to_string(), problem.side, problem.offset);
         let problems: Vec<_> = kept.problems.iter().map(problem).collect();
         let expected = [
-            ("/a small".to_owned(), Side::New, Some(20_480)),
-            ("/b large".to_owned(), Side::New, Some(3 << 20)),
-            ("/e broken".to_owned(), Side::Old, None),
-            ("/e broken".to_owned(), Side::New, None),
+            ("/a small".to_owned(), DiffSide::New, Some(20_480)),
+            ("/b large".to_owned(), DiffSide::New, Some(3 << 20)),
+            ("/e broken".to_owned(), DiffSide::Old, None),
+            ("/e broken".to_owned(), DiffSide::New, None),
         ];
         assert_eq!(problems, expected, "{threads} threads");
         let changes: Vec<_> =
@@ -313,12 +314,12 @@ fn what_becomes_something_else_goes_and_comes() {
     assert_eq!(
         told,
         [
-            ("/x".to_owned(), ChangeKind::Changed, vec![Fact::Type]),
+            ("/x".to_owned(), ChangeKind::Changed, vec![DiffFact::Type]),
             ("/x/below".to_owned(), ChangeKind::Removed, vec![]),
             ("/x/below/file".to_owned(), ChangeKind::Removed, vec![]),
-            ("/y".to_owned(), ChangeKind::Changed, vec![Fact::Type]),
+            ("/y".to_owned(), ChangeKind::Changed, vec![DiffFact::Type]),
             ("/y/in".to_owned(), ChangeKind::Added, vec![]),
-            ("/z".to_owned(), ChangeKind::Changed, vec![Fact::Target]),
+            ("/z".to_owned(), ChangeKind::Changed, vec![DiffFact::Target]),
         ]
     );
 }

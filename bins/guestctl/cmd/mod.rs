@@ -2,6 +2,7 @@
 
 pub mod cat;
 pub mod check;
+pub mod checksum;
 pub mod commit;
 pub mod compare;
 pub mod completions;
@@ -25,6 +26,7 @@ pub mod schema;
 pub mod serve;
 pub mod snapshot;
 pub mod stat;
+pub mod tar_out;
 pub mod version;
 
 use crate::args::{Args, Command};
@@ -40,6 +42,8 @@ pub fn run(args: Args) -> Outcome {
         Command::Find(command) => command.run(),
         Command::Stat(command) => command.run(),
         Command::Download(command) => command.run(),
+        Command::Checksum(command) => command.run(),
+        Command::TarOut(command) => command.run(),
         Command::Df(command) => command.run(),
         Command::Info(command) => command.run(),
         Command::Map(command) => command.run(),

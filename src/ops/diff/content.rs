@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
-use super::{Counters, Side};
+use super::{Counters, DiffSide};
 use crate::block::BlockDevice;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ops::both::{Both, Buffers, PIECE, known};
@@ -24,7 +24,7 @@ pub(super) enum Equality {
     Different(u64),
     /// As far as they can be read they are equal.
     Unreadable {
-        side: Side,
+        side: DiffSide,
         offset: u64,
         error: Error,
     },
@@ -84,13 +84,13 @@ fn unreadable(old: &dyn BlockDevice, new: &dyn BlockDevice, at: u64, error: Erro
     if matches!(error.kind(), ErrorKind::Cancelled) {
         return Err(error);
     }
-    for (side, device) in [(Side::Old, old), (Side::New, new)] {
+    for (side, device) in [(DiffSide::Old, old), (DiffSide::New, new)] {
         let end = device.size().min(at + PIECE);
         if let Some((offset, error)) = probe(device, at..end) {
             return Ok(Equality::Unreadable { side, offset, error });
         }
     }
-    Ok(Equality::Unreadable { side: Side::Old, offset: at, error })
+    Ok(Equality::Unreadable { side: DiffSide::Old, offset: at, error })
 }
 
 /// The first offset in `range` that cannot be read, and why; the beginning and `error` when all of it can be now.

@@ -8,7 +8,7 @@ use crate::fs::FileType;
 /// One fact that differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Fact {
+pub enum DiffFact {
     /// The file type; then nothing else is compared but mode, owners and times.
     Type,
     /// Permission, set-id and sticky bits.
@@ -35,7 +35,7 @@ pub enum Fact {
     Content,
 }
 
-impl Fact {
+impl DiffFact {
     /// The stable name that JSON and texts use.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -58,7 +58,7 @@ impl Fact {
 
 /// Facts that do not count; by default all but access times do.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Ignore {
+pub struct DiffIgnore {
     /// Modification times.
     pub times: bool,
     /// Modification times of directories, which every new or removed name changes.
@@ -72,7 +72,7 @@ pub struct Ignore {
 }
 
 /// The facts that differ, in order; of contents only what their sizes tell.
-pub(super) fn differences(old: &DiffEntry, new: &DiffEntry, options: &DiffOptions) -> Vec<Fact> {
+pub(super) fn differences(old: &DiffEntry, new: &DiffEntry, options: &DiffOptions) -> Vec<DiffFact> {
     let (left, right) = (&old.metadata, &new.metadata);
     let ignore = options.ignore;
     let same_type = left.file_type == right.file_type;
@@ -83,18 +83,18 @@ pub(super) fn differences(old: &DiffEntry, new: &DiffEntry, options: &DiffOption
     let known = old.links_known && new.links_known;
     let linked = left.nlink != right.nlink || known && old.hard_link_to != new.hard_link_to;
     let checks = [
-        (Fact::Type, !same_type),
-        (Fact::Mode, left.permissions != right.permissions),
-        (Fact::Uid, !ignore.owners && left.uid != right.uid),
-        (Fact::Gid, !ignore.owners && left.gid != right.gid),
-        (Fact::Size, resized),
-        (Fact::Mtime, times && left.mtime != right.mtime),
-        (Fact::Atime, options.atime && left.atime != right.atime),
-        (Fact::Rdev, same_type && left.rdev != right.rdev),
-        (Fact::Target, same_type && old.target != new.target),
-        (Fact::Xattrs, !ignore.xattrs && old.xattrs != new.xattrs),
-        (Fact::HardLinks, links && linked),
-        (Fact::Content, resized),
+        (DiffFact::Type, !same_type),
+        (DiffFact::Mode, left.permissions != right.permissions),
+        (DiffFact::Uid, !ignore.owners && left.uid != right.uid),
+        (DiffFact::Gid, !ignore.owners && left.gid != right.gid),
+        (DiffFact::Size, resized),
+        (DiffFact::Mtime, times && left.mtime != right.mtime),
+        (DiffFact::Atime, options.atime && left.atime != right.atime),
+        (DiffFact::Rdev, same_type && left.rdev != right.rdev),
+        (DiffFact::Target, same_type && old.target != new.target),
+        (DiffFact::Xattrs, !ignore.xattrs && old.xattrs != new.xattrs),
+        (DiffFact::HardLinks, links && linked),
+        (DiffFact::Content, resized),
     ];
     checks.into_iter().filter(|(_, differs)| *differs).map(|(fact, _)| fact).collect()
 }

@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rayon::prelude::*;
 use serde::Serialize;
 
-pub use facts::{Fact, Ignore};
+pub use facts::{DiffFact, DiffIgnore};
 pub use text::{TextChange, TextDiff, TextOptions};
 
 use super::checksum::{Algorithm, checksum};
@@ -45,7 +45,7 @@ pub struct DiffOptions {
     /// Where to begin on both sides; the root by default. One side may have nothing there.
     pub path: GuestPath,
     /// Facts that do not count.
-    pub ignore: Ignore,
+    pub ignore: DiffIgnore,
     /// Access times count too.
     pub atime: bool,
     /// Files of the same size and modification time are taken for equal.
@@ -62,7 +62,7 @@ impl Default for DiffOptions {
     fn default() -> Self {
         Self {
             path: GuestPath::root(),
-            ignore: Ignore::default(),
+            ignore: DiffIgnore::default(),
             atime: false,
             fast: false,
             checksums: Vec::new(),
@@ -84,14 +84,14 @@ pub trait DiffSink {
 /// Which of the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Side {
+pub enum DiffSide {
     /// The first.
     Old,
     /// The second.
     New,
 }
 
-impl Side {
+impl DiffSide {
     const BOTH: [Self; 2] = [Self::Old, Self::New];
 
     fn index(self) -> usize {
@@ -121,8 +121,8 @@ pub struct Change {
     pub path: GuestPath,
     /// How.
     pub kind: ChangeKind,
-    /// In what, in the order of [`Fact`]; empty unless it is changed.
-    pub facts: Vec<Fact>,
+    /// In what, in the order of [`DiffFact`]; empty unless it is changed.
+    pub facts: Vec<DiffFact>,
     /// What was there.
     pub old: Option<DiffEntry>,
     /// What is there now.
@@ -156,7 +156,7 @@ pub struct DiffProblem {
     /// The guest path.
     pub path: GuestPath,
     /// On which side.
-    pub side: Side,
+    pub side: DiffSide,
     /// Where in the file's content, when that is what could not be read.
     pub offset: Option<u64>,
     /// Why.
@@ -237,26 +237,26 @@ struct Sides<T> {
 }
 
 impl<T> Sides<T> {
-    fn get(&self, side: Side) -> Option<&T> {
+    fn get(&self, side: DiffSide) -> Option<&T> {
         match side {
-            Side::Old => self.old.as_ref(),
-            Side::New => self.new.as_ref(),
+            DiffSide::Old => self.old.as_ref(),
+            DiffSide::New => self.new.as_ref(),
         }
     }
 
-    fn get_mut(&mut self, side: Side) -> Option<&mut T> {
+    fn get_mut(&mut self, side: DiffSide) -> Option<&mut T> {
         self.slot(side).as_mut()
     }
 
-    fn slot(&mut self, side: Side) -> &mut Option<T> {
+    fn slot(&mut self, side: DiffSide) -> &mut Option<T> {
         match side {
-            Side::Old => &mut self.old,
-            Side::New => &mut self.new,
+            DiffSide::Old => &mut self.old,
+            DiffSide::New => &mut self.new,
         }
     }
 
-    fn iter(&self) -> impl Iterator<Item = (Side, &T)> {
-        Side::BOTH.into_iter().filter_map(|side| Some((side, self.get(side)?)))
+    fn iter(&self) -> impl Iterator<Item = (DiffSide, &T)> {
+        DiffSide::BOTH.into_iter().filter_map(|side| Some((side, self.get(side)?)))
     }
 
     fn map<U>(&self, change: impl Fn(&T) -> Option<U>) -> Sides<U> {
@@ -276,7 +276,7 @@ struct Work {
     path: GuestPath,
     entries: Sides<DiffEntry>,
     locations: Sides<Location>,
-    facts: Vec<Fact>,
+    facts: Vec<DiffFact>,
     first_difference: Option<u64>,
     /// Both contents, when they are too large to be compared by one thread.
     large: Option<(Arc<dyn BlockDevice>, Arc<dyn BlockDevice>)>,
@@ -306,8 +306,8 @@ impl Run<'_> {
         let mut work = Work::new(path, Vec::new());
         work.locations = nodes.map(|node| Some(node.location.clone()));
         let Sides { old, new } = *nodes;
-        work.entries.old = old.and_then(|node| work.entry(Side::Old, node));
-        work.entries.new = new.and_then(|node| work.entry(Side::New, node));
+        work.entries.old = old.and_then(|node| work.entry(DiffSide::Old, node));
+        work.entries.new = new.and_then(|node| work.entry(DiffSide::New, node));
         if let (Some(old), Some(new)) = (&work.entries.old, &work.entries.new) {
             work.facts = facts::differences(old, new, self.options);
             let (left, right) = (&old.metadata, &new.metadata);
@@ -323,7 +323,7 @@ impl Run<'_> {
 
     /// Compares the contents of two files of `size` bytes, or leaves that to all threads.
     fn contents(&self, work: &mut Work, size: u64) -> Result<()> {
-        let (Some(old), Some(new)) = (work.open(Side::Old), work.open(Side::New)) else { return Ok(()) };
+        let (Some(old), Some(new)) = (work.open(DiffSide::Old), work.open(DiffSide::New)) else { return Ok(()) };
         if size > content::LARGE {
             work.large = Some((old, new));
             return Ok(());
@@ -393,7 +393,7 @@ impl Run<'_> {
         if self.options.checksums.is_empty() {
             return Ok(());
         }
-        for side in Side::BOTH {
+        for side in DiffSide::BOTH {
             let is_file = |entry: &DiffEntry| entry.metadata.file_type == FileType::File;
             if !work.entries.get(side).is_some_and(is_file) {
                 continue;
@@ -430,7 +430,7 @@ impl Work {
     }
 
     /// All that is known of a node but its content; `None`, and a problem, when something of it cannot be read.
-    fn entry(&mut self, side: Side, node: Node) -> Option<DiffEntry> {
+    fn entry(&mut self, side: DiffSide, node: Node) -> Option<DiffEntry> {
         let Node { location: Location { fs, inode, .. }, metadata, link } = node;
         let target = match metadata.file_type {
             FileType::Symlink => fs.read_link(inode).map(Some),
@@ -453,7 +453,7 @@ impl Work {
     }
 
     /// A side's content; `None`, and a problem, when it cannot be opened.
-    fn open(&mut self, side: Side) -> Option<Arc<dyn BlockDevice>> {
+    fn open(&mut self, side: DiffSide) -> Option<Arc<dyn BlockDevice>> {
         let location = self.locations.get(side)?;
         match location.fs.open(location.inode) {
             Ok(device) => Some(device),
@@ -469,7 +469,7 @@ impl Work {
             Equality::Same => {}
             Equality::Different(offset) => {
                 self.first_difference = Some(offset);
-                self.facts.push(Fact::Content);
+                self.facts.push(DiffFact::Content);
             }
             Equality::Unreadable { side, offset, error } => {
                 self.problems.push(DiffProblem { path: self.path.clone(), side, offset: Some(offset), error });
@@ -478,7 +478,7 @@ impl Work {
     }
 
     /// Remembers that a part cannot be read; a cancelled run ends here.
-    fn unreadable(&mut self, side: Side, offset: Option<u64>, error: Error) -> Result<()> {
+    fn unreadable(&mut self, side: DiffSide, offset: Option<u64>, error: Error) -> Result<()> {
         if matches!(error.kind(), ErrorKind::Cancelled) {
             return Err(error);
         }

@@ -4,7 +4,7 @@
 use std::cmp::Ordering;
 use std::collections::HashSet;
 
-use super::{Side, Sides};
+use super::{DiffSide, Sides};
 use crate::error::{Error, Result};
 use crate::fs::{FileType, GuestPath, Listing, Location, Metadata, MountTable};
 use crate::limits;
@@ -27,7 +27,7 @@ pub(super) enum Found {
     /// The same path on one side or both.
     Pair { path: GuestPath, sides: Box<Sides<Node>> },
     /// What lies at or below `path` could not be looked at, and is compared on neither side.
-    Problem { path: GuestPath, side: Side, error: Error },
+    Problem { path: GuestPath, side: DiffSide, error: Error },
 }
 
 /// A directory that both sides or one are in.
@@ -120,7 +120,7 @@ impl<'a> Pairs<'a> {
                 },
             };
             let path = level.path.join(&name);
-            let mut take = |side: Side| {
+            let mut take = |side: DiffSide| {
                 let names = level.sides.get_mut(side).filter(|_| takes[side.index()])?;
                 let (name, inode) = names.listing.get(names.next)?;
                 let Location { fs, mount, path, .. } = &names.directory;
@@ -128,7 +128,7 @@ impl<'a> Pairs<'a> {
                 names.next += 1;
                 Some(child)
             };
-            let (old, new) = (take(Side::Old), take(Side::New));
+            let (old, new) = (take(DiffSide::Old), take(DiffSide::New));
             let cross = |mounts: Option<&MountTable>, child: Option<Location>| Some(mounts?.cross(child?));
             let sides = Sides { old: cross(self.mounts.old, old), new: cross(self.mounts.new, new) };
             return Ok(Some((path, sides)));
@@ -139,7 +139,7 @@ impl<'a> Pairs<'a> {
     fn look(&mut self, path: GuestPath, locations: Sides<Location>, found: &mut Vec<Found>) -> Result<()> {
         let mut sides = Sides { old: None, new: None };
         let mut taken = false;
-        for side in Side::BOTH {
+        for side in DiffSide::BOTH {
             let Some(location) = locations.get(side) else { continue };
             let metadata = match location.metadata() {
                 Ok(metadata) => metadata,
@@ -159,7 +159,7 @@ impl<'a> Pairs<'a> {
         }
         let mut directories =
             sides.map(|node| (node.metadata.file_type == FileType::Dir).then(|| node.location.clone()));
-        for side in Side::BOTH {
+        for side in DiffSide::BOTH {
             let Some(directory) = directories.get(side) else { continue };
             if !self.entered[side.index()].insert((directory.mount, directory.inode)) {
                 found.push(Found::Problem { path: path.clone(), side, error: second_way(directory) });
@@ -179,7 +179,7 @@ impl<'a> Pairs<'a> {
     /// Reads a directory's names. When those of one side cannot be read, those of the other say nothing.
     fn enter(&mut self, path: GuestPath, directories: Sides<Location>, found: &mut Vec<Found>) -> Result<()> {
         let mut sides = Sides { old: None, new: None };
-        for side in Side::BOTH {
+        for side in DiffSide::BOTH {
             let Some(directory) = directories.get(side) else { continue };
             match Listing::read(directory) {
                 Ok(listing) => *sides.slot(side) = Some(Names { listing, next: 0, directory: directory.clone() }),

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 
 use similar::{DiffOp, DiffTag, group_diff_ops};
 
-use super::{Fact, Side, Work, content, lines};
+use super::{DiffFact, DiffSide, Work, content, lines};
 use crate::block::read_vec;
 use crate::bytes::{escape, is_steering, to_usize};
 use crate::error::Result;
@@ -94,8 +94,8 @@ pub(super) fn of(work: &mut Work, options: &TextOptions) -> Result<Option<TextCh
     let both = files.old.is_some() && files.new.is_some();
     let whole = !both && (files.old.is_some() || files.new.is_some()) && options.whole_files;
     // A file that became something else was removed, and one was added when something else became it.
-    let retyped = work.facts.first() == Some(&Fact::Type);
-    if !(both && work.facts.contains(&Fact::Content)) && !(whole && (work.facts.is_empty() || retyped)) {
+    let retyped = work.facts.first() == Some(&DiffFact::Type);
+    if !(both && work.facts.contains(&DiffFact::Content)) && !(whole && (work.facts.is_empty() || retyped)) {
         return Ok(None);
     }
     let size = files.iter().map(|(_, metadata)| metadata.size).max().unwrap_or_default();
@@ -118,8 +118,8 @@ pub(super) fn of(work: &mut Work, options: &TextOptions) -> Result<Option<TextCh
     if old.contains(&0) || new.contains(&0) {
         return Ok(Some(TextChange::Binary));
     }
-    let name = |side: Side| files.get(side).map_or_else(absent, |metadata| named(side, &work.path, metadata));
-    Ok(Some(TextChange::Text(unified(&old, &new, [name(Side::Old), name(Side::New)], options.context))))
+    let name = |side: DiffSide| files.get(side).map_or_else(absent, |metadata| named(side, &work.path, metadata));
+    Ok(Some(TextChange::Text(unified(&old, &new, [name(DiffSide::Old), name(DiffSide::New)], options.context))))
 }
 
 fn absent() -> String {
@@ -127,7 +127,7 @@ fn absent() -> String {
 }
 
 /// `a/etc/hostname`, a tab and the time; a name that would end early or steer is quoted as git and patch do.
-fn named(side: Side, path: &GuestPath, metadata: &Metadata) -> String {
+fn named(side: DiffSide, path: &GuestPath, metadata: &Metadata) -> String {
     let prefix = ["a", "b"][side.index()];
     let bytes = [prefix.as_bytes(), path.as_bytes()].concat();
     let unsafe_character = |c: char| c.is_ascii_control() || matches!(c, '"' | '\\') || is_steering(c);

@@ -4,7 +4,9 @@ use std::io::{self, Write};
 
 use guestctl::bytes::escape;
 use guestctl::fs::Timestamp;
-use guestctl::ops::{Change, ChangeKind, DiffEntry, DiffOptions, DiffProblem, DiffSink, Fact, Side, TextChange};
+use guestctl::ops::{
+    Change, ChangeKind, DiffEntry, DiffFact, DiffOptions, DiffProblem, DiffSide, DiffSink, TextChange,
+};
 use guestctl::{Error, ErrorKind};
 use serde::Serialize;
 
@@ -83,8 +85,8 @@ impl<W: Write> DiffSink for Printer<'_, W> {
         self.problems += 1;
         let DiffProblem { path, side, offset, error } = problem;
         let image = match side {
-            Side::Old => &self.images.0,
-            Side::New => &self.images.1,
+            DiffSide::Old => &self.images.0,
+            DiffSide::New => &self.images.1,
         };
         let error = error.at_path(path.as_bytes()).in_image(image);
         if self.problems <= SAID {
@@ -164,37 +166,37 @@ fn described(path: &str, entry: &DiffEntry) -> String {
 }
 
 /// One changed fact with both values.
-fn told(fact: Fact, old: &DiffEntry, new: &DiffEntry, change: &Change) -> String {
+fn told(fact: DiffFact, old: &DiffEntry, new: &DiffEntry, change: &Change) -> String {
     let name = fact.name();
     let (left, right) = (&old.metadata, &new.metadata);
     let time = |time: Timestamp| time.precise().trim_end_matches(" +0000").trim_end_matches(".000000000").to_owned();
     let (from, to) = match fact {
-        Fact::Type => (left.file_type.name().to_owned(), right.file_type.name().to_owned()),
-        Fact::Mode => (format!("{:04o}", left.permissions), format!("{:04o}", right.permissions)),
-        Fact::Uid => (left.uid.to_string(), right.uid.to_string()),
-        Fact::Gid => (left.gid.to_string(), right.gid.to_string()),
-        Fact::Size => (left.size.to_string(), right.size.to_string()),
-        Fact::Mtime => (time(left.mtime), time(right.mtime)),
-        Fact::Atime => (time(left.atime), time(right.atime)),
-        Fact::Rdev => {
+        DiffFact::Type => (left.file_type.name().to_owned(), right.file_type.name().to_owned()),
+        DiffFact::Mode => (format!("{:04o}", left.permissions), format!("{:04o}", right.permissions)),
+        DiffFact::Uid => (left.uid.to_string(), right.uid.to_string()),
+        DiffFact::Gid => (left.gid.to_string(), right.gid.to_string()),
+        DiffFact::Size => (left.size.to_string(), right.size.to_string()),
+        DiffFact::Mtime => (time(left.mtime), time(right.mtime)),
+        DiffFact::Atime => (time(left.atime), time(right.atime)),
+        DiffFact::Rdev => {
             let number = |metadata: &guestctl::fs::Metadata| {
                 metadata.rdev.map_or("none".to_owned(), |rdev| format!("{}:{}", rdev.major, rdev.minor))
             };
             (number(left), number(right))
         }
-        Fact::Target => {
+        DiffFact::Target => {
             let target = |entry: &DiffEntry| escape(entry.target.as_deref().unwrap_or_default());
             (target(old), target(new))
         }
-        Fact::HardLinks => {
+        DiffFact::HardLinks => {
             let links = |entry: &DiffEntry| match &entry.hard_link_to {
                 Some(first) => format!("{} = {}", entry.metadata.nlink, escape(first)),
                 None => entry.metadata.nlink.to_string(),
             };
             (links(old), links(new))
         }
-        Fact::Xattrs => return format!("{name} {}", xattrs(old, new).join(" ")),
-        Fact::Content => {
+        DiffFact::Xattrs => return format!("{name} {}", xattrs(old, new).join(" ")),
+        DiffFact::Content => {
             let at = change.first_difference.map(|offset| format!(" from byte {offset}"));
             return format!("{name}{}", at.unwrap_or_default());
         }
@@ -223,7 +225,7 @@ struct Line {
     path: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     path_b64: Option<String>,
-    facts: Vec<Fact>,
+    facts: Vec<DiffFact>,
     /// The first byte that differs, where contents of one size do.
     #[serde(skip_serializing_if = "Option::is_none")]
     first_difference: Option<u64>,
@@ -254,7 +256,7 @@ struct Unreadable {
     path: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     path_b64: Option<String>,
-    side: Side,
+    side: DiffSide,
     offset: Option<u64>,
     error: String,
 }

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use clap::Args;
 use guestctl::block::ImageFormat;
 use guestctl::fs::GuestPath;
-use guestctl::ops::{Algorithm, DiffOptions, Filter, Ignore, TextOptions};
+use guestctl::ops::{Algorithm, DiffIgnore, DiffOptions, Filter, TextOptions};
 use guestctl::{Error, ErrorKind, Guestfs, limits};
 
 use crate::args::{GuestArgs, ImageArgs, OpenArgs, format};
@@ -193,7 +193,7 @@ impl Diff {
         let text = TextOptions { context: unified, limit: text_limit, whole_files: patch || new_file };
         Ok(DiffOptions {
             path: GuestPath::parse(&self.path)?,
-            ignore: Ignore {
+            ignore: DiffIgnore {
                 times: ignored(Ignored::Times),
                 directory_times: ignored(Ignored::DirTimes),
                 owners: ignored(Ignored::Owners),
