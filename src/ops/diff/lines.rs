@@ -214,6 +214,15 @@ mod tests {
         let new: Vec<&[u8]> = (0..50_000).map(|n| old[n * 7_919 % 50_000]).collect();
         let begun = std::time::Instant::now();
         assert_eq!(applied(&old, &new).0, new);
+        // Few different lines, as many as Myers is given.
+        for (symbols, step) in [(1u8, 1usize), (2, 2), (2, 3), (3, 2), (50, 7), (251, 11)] {
+            let symbols: Vec<[u8; 1]> = (0..symbols).map(|symbol| [symbol]).collect();
+            let pick = |at: usize| symbols[at % symbols.len()].as_slice();
+            let old: Vec<&[u8]> = (0..5_500).map(pick).collect();
+            let new: Vec<&[u8]> = (0..5_700).map(|at| pick(at * step * step + at / 13)).collect();
+            assert_eq!(applied(&old, &new).0, new);
+            assert_eq!(applied(&new, &old).0, old);
+        }
         assert!(begun.elapsed().as_secs() < 20, "{:?}", begun.elapsed());
     }
 }

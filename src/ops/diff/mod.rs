@@ -29,7 +29,7 @@ use super::links::Link;
 use crate::block::BlockDevice;
 use crate::error::{Error, ErrorKind, PathProblem, Result};
 use crate::fs::{FileType, Follow, GuestPath, Location, Metadata, MountTable, Xattr};
-use crate::progress::{Progress, Silent};
+use crate::progress::Progress;
 use content::Equality;
 use pairs::{Found, Node, Pairs};
 
@@ -318,6 +318,10 @@ impl Run<'_> {
                 self.contents(&mut work, size)?;
             }
         }
+        // Attributes can be large: a batch does not hold them, what is told reads them again.
+        for side in DiffSide::BOTH {
+            work.entries.get_mut(side).into_iter().for_each(|entry| entry.xattrs = Vec::new());
+        }
         Ok(work)
     }
 
@@ -380,9 +384,10 @@ impl Run<'_> {
             (None, Some(_)) if work.locations.old.is_none() => ChangeKind::Added,
             _ => return Ok((None, work.problems)),
         };
+        work.read_xattrs();
         self.digests(&mut work)?;
         let text = match &self.options.text {
-            Some(options) => text::of(&mut work, options)?,
+            Some(options) => text::of(&mut work, options),
             None => None,
         };
         let Work { path, entries: Sides { old, new }, facts, first_difference, problems, .. } = work;
@@ -400,14 +405,15 @@ impl Run<'_> {
             }
             let Some(device) = work.open(side) else { continue };
             for &algorithm in &self.options.checksums {
-                match checksum(&device, algorithm, &Silent) {
+                match checksum(&device, algorithm, &Cancellable(self.progress)) {
                     Ok(digest) => {
                         let entry = work.entries.get_mut(side);
                         entry.into_iter().for_each(|entry| entry.digests.push((algorithm, digest.clone())));
                     }
+                    Err(error) if matches!(error.kind(), ErrorKind::Cancelled) => return Err(error),
                     Err(error) => {
                         let (offset, error) = content::first_unreadable(&*device, 0..device.size(), error);
-                        work.unreadable(side, Some(offset), error)?;
+                        work.unreadable(side, offset, error);
                         break;
                     }
                 }
@@ -452,6 +458,19 @@ impl Work {
         }
     }
 
+    /// Reads the attributes of both sides again.
+    fn read_xattrs(&mut self) {
+        for side in DiffSide::BOTH {
+            let (Some(entry), Some(location)) = (self.entries.get_mut(side), self.locations.get(side)) else {
+                continue;
+            };
+            match location.fs.xattrs(location.inode) {
+                Ok(xattrs) => entry.xattrs = xattrs,
+                Err(error) => self.problems.push(DiffProblem { path: self.path.clone(), side, offset: None, error }),
+            }
+        }
+    }
+
     /// A side's content; `None`, and a problem, when it cannot be opened.
     fn open(&mut self, side: DiffSide) -> Option<Arc<dyn BlockDevice>> {
         let location = self.locations.get(side)?;
@@ -471,18 +490,23 @@ impl Work {
                 self.first_difference = Some(offset);
                 self.facts.push(DiffFact::Content);
             }
-            Equality::Unreadable { side, offset, error } => {
-                self.problems.push(DiffProblem { path: self.path.clone(), side, offset: Some(offset), error });
-            }
+            Equality::Unreadable { side, offset, error } => self.unreadable(side, offset, error),
         }
     }
 
-    /// Remembers that a part cannot be read; a cancelled run ends here.
-    fn unreadable(&mut self, side: DiffSide, offset: Option<u64>, error: Error) -> Result<()> {
-        if matches!(error.kind(), ErrorKind::Cancelled) {
-            return Err(error);
-        }
-        self.problems.push(DiffProblem { path: self.path.clone(), side, offset, error });
-        Ok(())
+    /// Remembers that a part of a content cannot be read.
+    fn unreadable(&mut self, side: DiffSide, offset: u64, error: Error) {
+        self.problems.push(DiffProblem { path: self.path.clone(), side, offset: Some(offset), error });
+    }
+}
+
+/// Digests are not what the progress counts, but they end with it.
+struct Cancellable<'a>(&'a dyn Progress);
+
+impl Progress for Cancellable<'_> {
+    fn advance(&self, _bytes: u64) {}
+
+    fn cancelled(&self) -> bool {
+        self.0.cancelled()
     }
 }

@@ -11,7 +11,6 @@ use similar::{DiffOp, DiffTag, group_diff_ops};
 use super::{DiffFact, DiffSide, Work, content, lines};
 use crate::block::read_vec;
 use crate::bytes::{escape, is_steering, to_usize};
-use crate::error::Result;
 use crate::fs::{FileType, GuestPath, Metadata};
 use crate::limits;
 
@@ -87,7 +86,7 @@ impl TextDiff {
 
 /// The text of one change, when there is any: of a regular file whose content differs, and of one that only one side has
 /// when whole files are asked for.
-pub(super) fn of(work: &mut Work, options: &TextOptions) -> Result<Option<TextChange>> {
+pub(super) fn of(work: &mut Work, options: &TextOptions) -> Option<TextChange> {
     let is_file = |metadata: &Metadata| metadata.file_type == FileType::File;
     let metadata = work.entries.map(|entry| Some(entry.metadata.clone()));
     let files = metadata.map(|metadata| is_file(metadata).then(|| metadata.clone()));
@@ -96,30 +95,30 @@ pub(super) fn of(work: &mut Work, options: &TextOptions) -> Result<Option<TextCh
     // A file that became something else was removed, and one was added when something else became it.
     let retyped = work.facts.first() == Some(&DiffFact::Type);
     if !(both && work.facts.contains(&DiffFact::Content)) && !(whole && (work.facts.is_empty() || retyped)) {
-        return Ok(None);
+        return None;
     }
     let size = files.iter().map(|(_, metadata)| metadata.size).max().unwrap_or_default();
     if size > options.limit.min(limits::DIFF_TEXT_BYTES) {
-        return Ok(Some(TextChange::TooLarge { size }));
+        return Some(TextChange::TooLarge { size });
     }
     let mut texts = [const { Vec::new() }; 2];
     for (side, metadata) in files.iter() {
-        let Some(device) = work.open(side) else { return Ok(None) };
+        let Some(device) = work.open(side) else { return None };
         match read_vec(&*device, 0, to_usize(metadata.size)) {
             Ok(bytes) => texts[side.index()] = bytes,
             Err(error) => {
                 let (offset, error) = content::first_unreadable(&*device, 0..device.size(), error);
-                work.unreadable(side, Some(offset), error)?;
-                return Ok(None);
+                work.unreadable(side, offset, error);
+                return None;
             }
         }
     }
     let [old, new] = texts;
     if old.contains(&0) || new.contains(&0) {
-        return Ok(Some(TextChange::Binary));
+        return Some(TextChange::Binary);
     }
     let name = |side: DiffSide| files.get(side).map_or_else(absent, |metadata| named(side, &work.path, metadata));
-    Ok(Some(TextChange::Text(unified(&old, &new, [name(DiffSide::Old), name(DiffSide::New)], options.context))))
+    Some(TextChange::Text(unified(&old, &new, [name(DiffSide::Old), name(DiffSide::New)], options.context)))
 }
 
 fn absent() -> String {
