@@ -244,6 +244,9 @@ pub const NBD_REPLY_BYTES: u64 = 4 << 20;
 /// Chunks of an NBD server's reply to one read. Ours; reads ask for 256 KiB, in blocks of 512 bytes at least.
 pub const NBD_REPLY_CHUNKS: usize = 4_096;
 
+/// Bytes of a text whose differences are shown line by line. Ours; configuration is smaller.
+pub const DIFF_TEXT_BYTES: u64 = 1 << 20;
+
 /// Bytes of memory for the inodes with several names whose names a walk has not all seen. Ours; some 200,000 at once.
 pub const HARD_LINK_BYTES: u64 = 32 << 20;
 

@@ -5,6 +5,7 @@
 //! Drives are never written to.
 
 mod bulk;
+mod comparing;
 mod create;
 mod devices;
 mod drive;

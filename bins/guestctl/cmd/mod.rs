@@ -10,6 +10,7 @@ pub mod convert;
 pub mod cpio_out;
 pub mod create;
 pub mod df;
+pub mod diff;
 pub mod download;
 pub mod du;
 pub mod exports;
@@ -58,6 +59,7 @@ pub fn run(args: Args) -> Outcome {
         Command::Info(command) => command.run(),
         Command::Map(command) => command.run(),
         Command::Compare(command) => command.run(),
+        Command::Diff(command) => command.run(),
         Command::Create(command) => command.run(),
         Command::Convert(command) => command.run(),
         Command::Measure(command) => command.run(),
