@@ -28,6 +28,9 @@ const CLONE_CHUNK: u64 = 256 << 20;
 /// at 16 KiB, and btrfs).
 const CLONE_FROM: u64 = 16 << 10;
 
+/// Runs that could not be shared after which small files are not opened again to try, unless others could be.
+const GIVE_UP_SHARING: u64 = 32;
+
 /// The least piece that is read on its own to find what of a damaged run can be read.
 const SALVAGE: u64 = 4_096;
 
@@ -66,6 +69,8 @@ pub(crate) struct Transfer {
     cloned: AtomicU64,
     copied: AtomicU64,
     cloned_files: AtomicU64,
+    /// Runs that could not be shared.
+    not_shared: AtomicU64,
     /// Never clone.
     copies_only: bool,
 }
@@ -135,6 +140,14 @@ impl Transfer {
         Ok(copy.unreadable)
     }
 
+    /// Whether it may be worth the while to open a content of this size and to share it, even when its bytes are at hand.
+    pub(crate) fn may_share(&self, size: u64) -> bool {
+        size >= CLONE_FROM
+            && !self.copies_only
+            && self.not_shared.load(Ordering::Relaxed)
+                < GIVE_UP_SHARING.saturating_add(8 * self.cloned_files.load(Ordering::Relaxed))
+    }
+
     fn pair(&self, key: (u64, u64)) -> Option<Pair> {
         self.pairs.lock().unwrap_or_else(PoisonError::into_inner).get(&key).copied()
     }
@@ -197,10 +210,13 @@ impl Copy<'_> {
                 self.lost(at..run.end, error);
                 break;
             }
-            let cloned = if run.end - at >= CLONE_FROM { self.clone(at..run.end)? } else { 0 };
-            if cloned > 0 {
-                at += cloned;
-                continue;
+            if run.end - at >= CLONE_FROM {
+                let cloned = self.clone(at..run.end)?;
+                if cloned > 0 {
+                    at += cloned;
+                    continue;
+                }
+                self.transfer.not_shared.fetch_add(1, Ordering::Relaxed);
             }
             let len = (run.end - at).min(CHUNK);
             self.copy(at..at + len)?;

@@ -268,9 +268,8 @@ mod tests {
             found.extend(batch);
             Ok(())
         };
-        let problems = pool
-            .install(|| for_each_batch(&mounts, &start, wants, &|_| Keep::Yes, digest, deliver, &Silent))
-            .unwrap();
+        let problems =
+            pool.install(|| for_each_batch(&mounts, &start, wants, &|_| Keep::Yes, digest, deliver, &Silent)).unwrap();
         assert!(problems.is_empty());
         // Content by content through the filesystem itself.
         for (path, _, digest) in &found {

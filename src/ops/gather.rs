@@ -230,7 +230,13 @@ mod tests {
     fn close_pieces_are_read_at_once_and_far_or_large_ones_alone() {
         let (device, bytes) = device(0..0);
         let mut gather = Gather::default();
-        let wanted = [(5000u64, 100usize, 300usize), (4096, 200, 0), (20_000, 50, 500), (600_000, 10, 600), (40_000, 40_000, 700)];
+        let wanted = [
+            (5000u64, 100usize, 300usize),
+            (4096, 200, 0),
+            (20_000, 50, 500),
+            (600_000, 10, 600),
+            (40_000, 40_000, 700),
+        ];
         for (owner, (offset, len, to)) in wanted.into_iter().enumerate() {
             gather.add(owner, &run(&device, 0, offset, len as u64), len, to);
         }

@@ -141,7 +141,8 @@ impl<'a> Walk<'a> {
         {
             return Ok(Some(problem));
         }
-        let Some((location, relative)) = self.start.take().map(|start| (start, Vec::new())).or_else(|| self.next_name())
+        let Some((location, relative)) =
+            self.start.take().map(|start| (start, Vec::new())).or_else(|| self.next_name())
         else {
             return Ok(None);
         };
