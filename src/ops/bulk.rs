@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::Mutex;
 
+use super::filter::Verdict;
 use super::gather::{Gather, Unread, next_run};
 use super::links::{HardLinks, Link};
 use super::ordered::{lock, ordered};
@@ -132,23 +133,25 @@ impl Batch {
     }
 }
 
+/// The directories of `ways` that lead to `relative`, which are needed now; those that lead elsewhere are forgotten.
+pub(super) fn ways_to(ways: &mut Vec<Visited>, relative: &[u8]) -> Vec<Visited> {
+    let leads = |way: &Visited| {
+        let rest = relative.strip_prefix(&way.relative[..]);
+        way.relative.is_empty() || rest.is_some_and(|rest| rest.first() == Some(&b'/'))
+    };
+    let mut ways = std::mem::take(ways);
+    ways.retain(leads);
+    ways
+}
+
 /// The walk, batch by batch.
 struct Batches<'a> {
     walk: Walk<'a>,
     wants: Wants,
-    keep: &'a (dyn Fn(&Visited) -> Keep + Sync),
+    keep: &'a (dyn Fn(&Visited) -> Verdict + Sync),
+    /// Directories on the way to something that may be taken, outermost first.
+    ways: Vec<Visited>,
     links: HardLinks,
-}
-
-/// What becomes of an entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Keep {
-    /// It is a member, and what is below it is visited.
-    Yes,
-    /// It is no member, but what is below it is visited.
-    Below,
-    /// Neither.
-    No,
 }
 
 impl Batches<'_> {
@@ -160,9 +163,14 @@ impl Batches<'_> {
                 None => break,
                 Some(Step::Problem(path, error)) => batch.problems.push(Problem::new(path.as_bytes(), &error)),
                 Some(Step::Entry(visited)) => match (self.keep)(&visited) {
-                    Keep::Yes => self.add(&mut batch, visited),
-                    Keep::Below => {}
-                    Keep::No => self.walk.skip(),
+                    Verdict::Take => {
+                        for way in ways_to(&mut self.ways, &visited.relative) {
+                            self.add(&mut batch, way);
+                        }
+                        self.add(&mut batch, visited);
+                    }
+                    Verdict::Enter => self.ways.push(visited),
+                    Verdict::Skip => self.walk.skip(),
                 },
             }
         }
@@ -199,7 +207,7 @@ impl Batches<'_> {
     }
 }
 
-/// Walks `start` and everything below it in batches: `keep` chooses entries, `work` gets each batch on some thread of the
+/// Walks `start` and everything below it in batches: `keep` chooses entries ([`Filter::matches`](super::Filter::matches) is made for it), `work` gets each batch on some thread of the
 /// caller's pool, `deliver` gets what that makes in the order of the walk. Answers with what could not be read.
 ///
 /// `work` must not start parallel work of its own, and tells of contents that it could not read itself through its result.
@@ -207,12 +215,13 @@ pub fn for_each_batch<T: Send>(
     mounts: &MountTable,
     start: &Location,
     wants: Wants,
-    keep: &(dyn Fn(&Visited) -> Keep + Sync),
+    keep: &(dyn Fn(&Visited) -> Verdict + Sync),
     work: impl Fn(&Batch) -> Result<T> + Sync,
     mut deliver: impl FnMut(T) -> Result<()> + Send,
     progress: &dyn Progress,
 ) -> Result<Problems> {
-    let mut batches = Batches { walk: Walk::new(mounts, start.clone()), wants, keep, links: HardLinks::default() };
+    let mut batches =
+        Batches { walk: Walk::new(mounts, start.clone()), wants, keep, ways: Vec::new(), links: HardLinks::default() };
     // Bytes of batches that are done, and of reads that are taken apart, to be used again: fresh memory costs a fault for each page.
     let spare: Mutex<Vec<(Vec<u8>, Vec<u8>)>> = Mutex::default();
     let mut problems = Problems::default();
@@ -268,8 +277,9 @@ mod tests {
             found.extend(batch);
             Ok(())
         };
-        let problems =
-            pool.install(|| for_each_batch(&mounts, &start, wants, &|_| Keep::Yes, digest, deliver, &Silent)).unwrap();
+        let problems = pool
+            .install(|| for_each_batch(&mounts, &start, wants, &|_| Verdict::Take, digest, deliver, &Silent))
+            .unwrap();
         assert!(problems.is_empty());
         // Content by content through the filesystem itself.
         for (path, _, digest) in &found {

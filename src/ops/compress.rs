@@ -181,7 +181,8 @@ impl Packer {
                 out.clear();
                 let mut options = lzma_rust2::XzOptions::with_preset(*level);
                 // A dictionary larger than the piece would only cost memory.
-                options.lzma_options.dict_size = options.lzma_options.dict_size.min(StreamCompression::Xz.piece() as u32);
+                options.lzma_options.dict_size =
+                    options.lzma_options.dict_size.min(StreamCompression::Xz.piece() as u32);
                 let mut writer = lzma_rust2::XzWriter::new(out, options).map_err(failed)?;
                 writer.write_all(bytes).and_then(|()| writer.finish().map(drop)).map_err(failed)?;
             }

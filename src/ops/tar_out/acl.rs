@@ -36,9 +36,14 @@ mod tests {
     #[test]
     fn entries_of_every_tag() {
         let mut value = vec![2, 0, 0, 0];
-        for (tag, permissions, id) in
-            [(1u16, 6u16, u32::MAX), (2, 7, 1000), (4, 4, u32::MAX), (8, 5, 70_000), (16, 7, u32::MAX), (32, 0, u32::MAX)]
-        {
+        for (tag, permissions, id) in [
+            (1u16, 6u16, u32::MAX),
+            (2, 7, 1000),
+            (4, 4, u32::MAX),
+            (8, 5, 70_000),
+            (16, 7, u32::MAX),
+            (32, 0, u32::MAX),
+        ] {
             value.extend(tag.to_le_bytes());
             value.extend(permissions.to_le_bytes());
             value.extend(id.to_le_bytes());

@@ -111,7 +111,10 @@ impl Headers {
         }
         header.set_entry_type(entry_type(metadata.file_type, body)?);
         if let Some(device) = metadata.rdev {
-            for (set, value) in [(Header::set_device_major as fn(&mut _, _) -> _, device.major), (Header::set_device_minor, device.minor)] {
+            for (set, value) in [
+                (Header::set_device_major as fn(&mut _, _) -> _, device.major),
+                (Header::set_device_minor, device.minor),
+            ] {
                 set(&mut header, value).map_err(|error| Error::io("write", "a device number", error))?;
             }
         }

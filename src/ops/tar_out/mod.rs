@@ -20,6 +20,7 @@ mod plan;
 mod sparse;
 
 use std::io::Write;
+use std::path::Path;
 use std::sync::Mutex;
 
 use serde::Serialize;
@@ -31,6 +32,7 @@ use super::ordered::{lock, ordered};
 use super::problems::Problems;
 use crate::error::{Error, PathProblem, Result};
 use crate::fs::{FileType, Follow, GuestPath, MountTable};
+use crate::host::Staged;
 use crate::progress::Progress;
 use header::{Carry, Headers};
 use plan::{Piece, Plan};
@@ -183,5 +185,25 @@ pub fn tar_out(
         progress,
     )?;
     out.flush().map_err(|error| Error::io("write", "the archive", error))?;
+    Ok(report)
+}
+
+/// The same into the host file `path`, which appears complete or not at all; what is there and no regular file (a pipe, a
+/// device) is written into.
+pub fn tar_out_file(
+    mounts: &MountTable,
+    directory: &GuestPath,
+    path: &Path,
+    options: &TarOptions,
+    progress: &dyn Progress,
+) -> Result<TarReport> {
+    if std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+        let file = std::fs::File::options().write(true).open(path);
+        let mut file = file.map_err(|error| Error::io("open", path.display(), error))?;
+        return tar_out(mounts, directory, &mut file, options, progress);
+    }
+    let mut staged = Staged::create(path)?;
+    let report = tar_out(mounts, directory, &mut staged.file, options, progress)?;
+    staged.publish()?;
     Ok(report)
 }

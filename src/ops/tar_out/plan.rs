@@ -7,16 +7,18 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::super::bulk::ways_to;
+use super::super::filter::Verdict;
 use super::super::gather::{Gather, Unread, next_run};
 use super::super::links::{HardLinks, Link};
 use super::super::problems::Problem;
 use super::super::walk::{Step, Visited, Walk};
 use super::header::{Body, Headers, padding};
 use super::sparse::{self, SparseMap};
-use super::{TarOptions, Tally};
+use super::{Tally, TarOptions};
 use crate::block::BlockDevice;
 use crate::error::{Error, Result};
-use crate::fs::{FileType, GuestPath, MountTable, Location};
+use crate::fs::{FileType, GuestPath, Location, MountTable};
 
 /// A piece of the archive.
 #[derive(Debug, Default)]
@@ -114,6 +116,8 @@ pub(super) struct Plan<'a> {
     options: &'a TarOptions,
     headers: Headers,
     links: HardLinks,
+    /// Directories on the way to something that may be taken, outermost first.
+    ways: Vec<Visited>,
     current: Option<Current>,
     piece: usize,
     ended: bool,
@@ -128,7 +132,7 @@ impl<'a> Plan<'a> {
         piece: usize,
     ) -> Self {
         let (walk, links) = (Walk::new(mounts, start), HardLinks::default());
-        Self { walk, options, headers, links, current: None, piece, ended: false }
+        Self { walk, options, headers, links, ways: Vec::new(), current: None, piece, ended: false }
     }
 
     /// The next piece over used memory; `None` behind the last.
@@ -149,26 +153,35 @@ impl<'a> Plan<'a> {
                     break;
                 }
                 Some(Step::Problem(path, error)) => piece.problems.push(Problem::new(path.as_bytes(), &error)),
-                Some(Step::Entry(visited)) => self.entry(&visited, &mut piece),
+                Some(Step::Entry(visited)) => self.entry(visited, &mut piece),
             }
         }
         Ok(Some(piece))
     }
 
-    fn entry(&mut self, visited: &Visited, piece: &mut Piece) {
+    fn entry(&mut self, visited: Visited, piece: &mut Piece) {
         let is_dir = visited.metadata.file_type == FileType::Dir;
-        if !visited.relative.is_empty() && !self.options.filter.keeps(&visited.relative, is_dir) {
-            if is_dir && !self.options.filter.may_keep_below(&visited.relative) {
-                self.walk.skip();
+        match self.options.filter.matches(visited.location.path.as_bytes(), is_dir) {
+            Verdict::Take => {
+                for way in ways_to(&mut self.ways, &visited.relative) {
+                    self.take(&way, piece);
+                }
+                self.take(&visited, piece);
             }
-            piece.tally.filtered += 1;
-            return;
+            // The directory that was asked for is always there.
+            Verdict::Enter if visited.relative.is_empty() => self.take(&visited, piece),
+            Verdict::Enter => self.ways.push(visited),
+            Verdict::Skip => {
+                self.walk.skip();
+                piece.tally.filtered += 1;
+            }
         }
+    }
+
+    fn take(&mut self, visited: &Visited, piece: &mut Piece) {
         if visited.metadata.file_type == FileType::Socket {
             piece.tally.sockets += 1;
-            return;
-        }
-        if let Err(error) = self.add(visited, piece) {
+        } else if let Err(error) = self.add(visited, piece) {
             piece.problems.push(Problem::new(visited.location.path.as_bytes(), &error));
         }
     }
@@ -192,7 +205,11 @@ impl<'a> Plan<'a> {
                 return Ok(());
             }
             Link::Unknown if metadata.file_type == FileType::File => {
-                let error = Error::limit("memory for hard links", crate::limits::HARD_LINK_BYTES, crate::limits::HARD_LINK_BYTES + 1);
+                let error = Error::limit(
+                    "memory for hard links",
+                    crate::limits::HARD_LINK_BYTES,
+                    crate::limits::HARD_LINK_BYTES + 1,
+                );
                 piece.problems.push(Problem::new(location.path.as_bytes(), &error));
             }
             Link::First | Link::Unknown => {}

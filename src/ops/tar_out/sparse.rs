@@ -31,9 +31,10 @@ pub(super) fn map(content: &Arc<dyn BlockDevice>) -> Result<Option<SparseMap>> {
     let mut at = 0;
     while let Some(run) = next_run(content, at)? {
         let range = run.range;
+        let is_full = runs.len() >= limits::SPARSE_RUNS;
         match runs.last_mut() {
             Some(last) if last.end == range.start => last.end = range.end,
-            Some(last) if runs.len() >= limits::SPARSE_RUNS => {
+            Some(last) if is_full => {
                 last.end = size;
                 break;
             }
