@@ -10,6 +10,7 @@ mod commit;
 mod compare;
 mod compress;
 mod convert;
+mod copy_out;
 mod create;
 mod download;
 mod filter;
@@ -38,6 +39,10 @@ pub use commit::{CommitOptions, commit};
 pub use compare::{CompareOptions, Comparison, compare};
 pub use compress::StreamCompression;
 pub use convert::{ConvertOptions, Converted, convert, convert_into};
+pub use copy_out::{
+    Clash, CopiedEntries, CopyOutOptions, CopyOutReport, FactCount, ForeignName, ForeignNames, ForeignNamesFound,
+    Manifest, copy_out,
+};
 pub use create::create;
 pub use download::{download, write_to};
 pub use filter::{Filter, Verdict};

@@ -70,6 +70,13 @@ impl Problems {
         problems.into_iter().for_each(|problem| self.push(problem));
     }
 
+    /// Those of another operation, too.
+    pub fn merge(&mut self, more: Self) {
+        let unlisted = more.count.saturating_sub(more.listed.len() as u64);
+        self.extend(more.listed);
+        self.count += unlisted;
+    }
+
     /// Whether there was none.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -6,6 +6,7 @@ pub mod commit;
 pub mod compare;
 pub mod completions;
 pub mod convert;
+pub mod copy_out;
 pub mod create;
 pub mod df;
 pub mod download;
@@ -41,6 +42,7 @@ pub fn run(args: Args) -> Outcome {
         Command::Stat(command) => command.run(),
         Command::Download(command) => command.run(),
         Command::TarOut(command) => command.run(),
+        Command::CopyOut(command) => command.run(),
         Command::Df(command) => command.run(),
         Command::Info(command) => command.run(),
         Command::Map(command) => command.run(),
