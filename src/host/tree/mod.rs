@@ -142,7 +142,8 @@ impl Tree {
         for (at, _) in slashes {
             let (parent, name) = self.place(&path[..at])?;
             let mut early = self.early.lock().unwrap_or_else(PoisonError::into_inner);
-            match rustix::fs::mkdirat(&parent, name, Mode::RWXU) {
+            let make = || rustix::fs::mkdirat(&parent, name, Mode::RWXU);
+            match self.make(&path[..at], &parent, name, make) {
                 Ok(()) => drop(early.insert(path[..at].to_vec())),
                 Err(Errno::EXIST) => {}
                 Err(errno) => return Err(self.failed("make the directory", &path[..at], errno)),

@@ -244,7 +244,8 @@ impl Place<'_> {
     /// Makes an entry whose directories another thread may not have made yet.
     fn with_parents<T>(&self, path: &[u8], make: impl Fn() -> Result<T>) -> Result<T> {
         match make() {
-            Err(error) if io_kind(&error) == Some(IoKind::NotFound) => {
+            // No directory can also be something that exists and is to be replaced by one.
+            Err(error) if has_no_directory(&error) => {
                 self.tree.ensure_parents(path)?;
                 make()
             }
@@ -280,6 +281,17 @@ pub(super) fn io_kind(error: &Error) -> Option<IoKind> {
     match error.kind() {
         ErrorKind::Io { source, .. } => Some(source.kind()),
         _ => None,
+    }
+}
+
+/// Whether the directory of an entry may not have been made yet.
+fn has_no_directory(error: &Error) -> bool {
+    match error.kind() {
+        ErrorKind::Io { source, .. } => {
+            matches!(source.kind(), IoKind::NotFound | IoKind::NotADirectory)
+                || source.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error())
+        }
+        _ => false,
     }
 }
 
