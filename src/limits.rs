@@ -253,6 +253,13 @@ pub const HARD_LINK_BYTES: u64 = 32 << 20;
 /// Runs of data of one sparse file that an archive lists. Ours; what lies behind them is stored with its zeroes.
 pub const SPARSE_RUNS: usize = 1 << 20;
 
+/// Names that are changed because another host would not take them, which are all remembered. Ours.
+pub const RENAMED_NAMES: u64 = 1 << 18;
+
+/// Directories that their owner may not search, which get their modes when everything else is done. Ours; more get them
+/// at once, and hard links to what is in them become copies.
+pub const CLOSED_DIRECTORIES: usize = 1 << 14;
+
 /// Things that could not be read of which a report tells; more are counted. Ours.
 pub const REPORTED_PROBLEMS: usize = 10_000;
 

@@ -96,6 +96,8 @@ subcommands! {
     Checksum(cmd::checksum::Checksum) = "checksum",
     /// Copy a guest's tree out as a tar archive.
     TarOut(cmd::tar_out::TarOut) = "tar-out",
+    /// Copy guest files and directories out.
+    CopyOut(cmd::copy_out::CopyOut) = "copy-out",
     /// Show the free space of a guest's filesystems.
     Df(cmd::df::Df) = "df",
     /// Show how much space guest directories take.

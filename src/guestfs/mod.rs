@@ -6,6 +6,7 @@
 
 mod bulk;
 mod comparing;
+mod copying;
 mod create;
 mod devices;
 mod drive;

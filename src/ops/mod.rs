@@ -11,6 +11,7 @@ mod commit;
 mod compare;
 mod compress;
 mod convert;
+mod copy_out;
 mod cpio;
 mod create;
 mod diff;
@@ -49,6 +50,10 @@ pub use commit::{CommitOptions, commit};
 pub use compare::{CompareOptions, Comparison, compare};
 pub use compress::StreamCompression;
 pub use convert::{ConvertOptions, Converted, convert, convert_into};
+pub use copy_out::{
+    Clash, CopiedEntries, CopyOutOptions, CopyOutReport, FactCount, ForeignName, ForeignNames, ForeignNamesFound,
+    Manifest, copy_out,
+};
 pub use cpio::{CpioOptions, CpioWritten, cpio_out, cpio_to};
 pub use create::create;
 pub use diff::{

@@ -7,6 +7,7 @@ pub mod commit;
 pub mod compare;
 pub mod completions;
 pub mod convert;
+pub mod copy_out;
 pub mod cpio_out;
 pub mod create;
 pub mod df;
@@ -49,6 +50,7 @@ pub fn run(args: Args) -> Outcome {
         Command::Download(command) => command.run(),
         Command::Checksum(command) => command.run(),
         Command::TarOut(command) => command.run(),
+        Command::CopyOut(command) => command.run(),
         Command::Df(command) => command.run(),
         Command::Du(command) => command.run(),
         Command::CpioOut(command) => command.run(),
