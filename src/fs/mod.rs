@@ -86,6 +86,10 @@ pub trait Filesystem: Send + Sync + fmt::Debug {
         Err(Error::unsupported(self.identity().kind.name(), "free space"))
     }
 
+    /// Says that these inodes will be asked for soon, so that they can be read in the order of the disk. Advice: doing nothing is
+    /// right, and no error is reported here.
+    fn expect(&self, _inodes: &mut dyn Iterator<Item = Inode>) {}
+
     /// Whether several files may hold the same blocks (reflinks, snapshots, deduplication).
     fn shares_blocks(&self) -> bool {
         false

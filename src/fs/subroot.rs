@@ -52,6 +52,10 @@ impl Filesystem for SubRoot {
         self.fs.open(inode)
     }
 
+    fn expect(&self, inodes: &mut dyn Iterator<Item = Inode>) {
+        self.fs.expect(inodes);
+    }
+
     fn xattrs(&self, inode: Inode) -> Result<Vec<Xattr>> {
         self.fs.xattrs(inode)
     }

@@ -205,7 +205,8 @@ impl Guestfs {
         let remote = remote.as_ref();
         let content = self.open_content(remote)?;
         if offset.checked_add(size).is_none_or(|end| end > content.size()) {
-            let message = format!("{size} bytes from byte {offset} on are more than the {} that there are", content.size());
+            let message =
+                format!("{size} bytes from byte {offset} on are more than the {} that there are", content.size());
             return Err(Error::invalid(message).at_path(remote));
         }
         let part = Slice::new(content, offset, size).map_err(|error| error.at_path(remote))?;

@@ -202,7 +202,9 @@ impl Archive<'_> {
         let key = (item.location.mount, item.location.inode);
         let names = self.links.get_mut(&key).filter(|_| metadata.file_type != FileType::Dir);
         let (inode, links, is_last) = match names {
-            None if metadata.file_type == FileType::Dir => (self.next, metadata.nlink.min(u64::from(u32::MAX)) as u32, true),
+            None if metadata.file_type == FileType::Dir => {
+                (self.next, metadata.nlink.min(u64::from(u32::MAX)) as u32, true)
+            }
             None => (self.next, 1, true),
             Some(names) => {
                 names.seen += 1;
@@ -215,25 +217,29 @@ impl Archive<'_> {
             Held::Bytes(bytes) => bytes.len() as u64,
             Held::Device(device) => device.size(),
         };
-        let size = u32::try_from(size).map_err(|_| Error::unsupported("cpio newc", format!("a file of {size} bytes")))?;
+        let size =
+            u32::try_from(size).map_err(|_| Error::unsupported("cpio newc", format!("a file of {size} bytes")))?;
         let name = if item.relative.is_empty() { b"." } else { item.relative.as_slice() };
         let seconds = metadata.mtime.seconds;
         let mtime = seconds.clamp(0, i64::from(u32::MAX));
         self.written.clamped_times += u64::from(mtime != seconds);
         let rdev = metadata.rdev.unwrap_or_default();
-        self.header(name, &[
-            inode,
-            metadata.mode(),
-            metadata.uid,
-            metadata.gid,
-            links,
-            mtime as u32,
-            size,
-            0,
-            item.location.mount as u32,
-            rdev.major,
-            rdev.minor,
-        ])?;
+        self.header(
+            name,
+            &[
+                inode,
+                metadata.mode(),
+                metadata.uid,
+                metadata.gid,
+                links,
+                mtime as u32,
+                size,
+                0,
+                item.location.mount as u32,
+                rdev.major,
+                rdev.minor,
+            ],
+        )?;
         if size > 0 {
             match &item.content {
                 Held::Bytes(bytes) => self.put(bytes)?,

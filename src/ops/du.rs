@@ -91,8 +91,16 @@ pub fn du(
     let mut counted = Counted::default();
     let mut total = Usage::default();
     for start in starts {
-        let mut counter =
-            Counter { options, mount: start.mount, counted, open: Vec::new(), sum: Usage::default(), sink, progress, ending: false };
+        let mut counter = Counter {
+            options,
+            mount: start.mount,
+            counted,
+            open: Vec::new(),
+            sum: Usage::default(),
+            sink,
+            progress,
+            ending: false,
+        };
         walk(mounts, start, &mut counter)?;
         counter.close(0)?;
         total = total.plus(counter.sum);

@@ -36,7 +36,9 @@ fn archives_are_read_back_whole() {
     let mut expected = vec![b".".to_vec()];
     expected.extend(
         guest
-            .kernel("export LC_ALL=C; find . -mindepth 1 -printf '%P\\0' | tr '/\\0' '\\1\\n' | sort | tr '\\1\\n' '/\\0'")
+            .kernel(
+                "export LC_ALL=C; find . -mindepth 1 -printf '%P\\0' | tr '/\\0' '\\1\\n' | sort | tr '\\1\\n' '/\\0'",
+            )
             .split(|byte| *byte == 0)
             .filter(|name| !name.is_empty())
             .map(<[u8]>::to_vec),
@@ -56,7 +58,8 @@ fn archives_are_read_back_whole() {
         for (name, reader) in readers {
             shell(out.path(), &format!("mkdir {name}; cd {name}; {reader} <../out.cpio"));
             let tree = guest.tree();
-            let facts = |directory: &std::path::Path| String::from_utf8_lossy(&shell(directory, FACTS).stdout).into_owned();
+            let facts =
+                |directory: &std::path::Path| String::from_utf8_lossy(&shell(directory, FACTS).stdout).into_owned();
             let there = facts(&out.path().join(name));
             let fits = |line: &&str| !line.starts_with("old\t") && !line.starts_with("a-b/other\t");
             let (there, here) = (there, facts(&tree));
@@ -68,7 +71,10 @@ fn archives_are_read_back_whole() {
             let there: Vec<_> = there.lines().filter(fits).map(known).collect();
             let here: Vec<_> = here.lines().filter(fits).map(known).collect();
             assert_eq!(there, here, "{name}");
-            shell(out.path(), &format!("diff -r --no-dereference -x lost+found -x fifo -x null -x loop '{}' {name}", tree.display()));
+            shell(
+                out.path(),
+                &format!("diff -r --no-dereference -x lost+found -x fifo -x null -x loop '{}' {name}", tree.display()),
+            );
             let inodes = "stat -c %i links/one links/two links/three | sort -u | wc -l; stat -c %i links/big links/big2 | sort -u | wc -l";
             assert_eq!(shell(&out.path().join(name), inodes).stdout, b"1\n1\n", "{name}");
         }
@@ -85,11 +91,27 @@ fn what_does_not_fit_is_refused_and_leaves_nothing() {
     let archive = out.path().join("out.cpio");
     let ran = guestctl(["cpio-out", "-q", text(&image), "/", text(&archive)]);
     assert_eq!(ran.code, 7);
-    assert!(ran.err.contains("/sizes/huge: cpio newc: a file of 5368709120 bytes (4 GiB and more) is not supported"), "{}", ran.err);
+    assert!(
+        ran.err.contains("/sizes/huge: cpio newc: a file of 5368709120 bytes (4 GiB and more) is not supported"),
+        "{}",
+        ran.err
+    );
     assert_eq!(out.path().read_dir().unwrap().count(), 0);
     let ran = guestctl(["cpio-out", "-q", text(&image), "/a", text(&archive)]);
     assert_eq!((ran.code, ran.err.as_str()), (0, ""));
-    let ran = guestctl(["cpio-out", "-q", text(&image), "/", text(&archive), "--exclude", "/sizes/huge", "--exclude", "old", "--exclude", "other"]);
+    let ran = guestctl([
+        "cpio-out",
+        "-q",
+        text(&image),
+        "/",
+        text(&archive),
+        "--exclude",
+        "/sizes/huge",
+        "--exclude",
+        "old",
+        "--exclude",
+        "other",
+    ]);
     assert_eq!((ran.code, ran.err.as_str()), (0, ""));
     assert_eq!(guestctl(["cpio-out", "-q", text(&image), "/etc/passwd", text(&archive)]).code, 9);
 }

@@ -95,7 +95,13 @@ fn lines_are_those_of_grep() {
         if ours != expected {
             let at = ours.split(|b| *b == b'\n').zip(expected.split(|b| *b == b'\n')).find(|(a, b)| a != b);
             let (a, b) = at.unwrap_or((b"", b""));
-            panic!("{options} {pattern}\n  ours {}\n  grep {}\n{} and {} bytes", shown(a), shown(b), ours.len(), expected.len());
+            panic!(
+                "{options} {pattern}\n  ours {}\n  grep {}\n{} and {} bytes",
+                shown(a),
+                shown(b),
+                ours.len(),
+                expected.len()
+            );
         }
         total += ours.len();
         if options.contains("-n") {
@@ -155,7 +161,10 @@ fn lines_of_json_lose_nothing() {
     let count = guestctl(["grep", "--json", "-c", text(&image), "fn", "/noend"]).json();
     assert_eq!(count, serde_json::json!({"kind": "count", "path": "/noend", "count": 1}));
     let with = guestctl(["grep", "--json", "-A1", text(&image), "^10$", "/numbers"]).text();
-    assert!(with.contains(r#""kind":"context","path":"/numbers","line_number":11,"byte_offset":21,"text":"11"}"#), "{with}");
+    assert!(
+        with.contains(r#""kind":"context","path":"/numbers","line_number":11,"byte_offset":21,"text":"11"}"#),
+        "{with}"
+    );
     let only = guestctl(["grep", text(&image), "fn", "--include", "/b/", "--exclude", "z"]);
     assert_eq!(only.code, 1);
     assert_eq!(guestctl(["grep", text(&image), "fn", "--include", "/b/"]).text(), "/b/z:fn\n");

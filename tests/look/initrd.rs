@@ -61,13 +61,19 @@ fn every_packing_is_read_behind_microcode_and_before_more() {
         if !have(tool.split(' ').next().unwrap()) {
             continue;
         }
-        run(&format!("{tool} <main.cpio >packed; {{ cat early.cpio; head -c 512 /dev/zero; cat packed; head -c 36 /dev/zero; cat more.cpio; }} >initrd"));
+        run(&format!(
+            "{tool} <main.cpio >packed; {{ cat early.cpio; head -c 512 /dev/zero; cat packed; head -c 36 /dev/zero; cat more.cpio; }} >initrd"
+        ));
         let initrd = image(&directory.path().join("initrd"));
         assert_eq!(names(&initrd), expected, "{tool}");
         let entries = initrd_list(&initrd).unwrap();
         assert_eq!((entries[0].packing, entries.last().unwrap().packing), (Packing::None, Packing::None));
         let busybox = entries.iter().find(|entry| entry.name == b"bin/busybox").unwrap();
-        assert_eq!((busybox.packing, busybox.mode, busybox.links, busybox.archive), (packing, 0o104_755, 3, 1), "{tool}");
+        assert_eq!(
+            (busybox.packing, busybox.mode, busybox.links, busybox.archive),
+            (packing, 0o104_755, 3, 1),
+            "{tool}"
+        );
         let link = entries.iter().find(|entry| entry.name == b"etc/link").unwrap();
         assert_eq!(link.target.as_deref(), Some(&b"../bin/busybox"[..]));
         if root() {
@@ -93,7 +99,10 @@ fn every_packing_is_read_behind_microcode_and_before_more() {
         // Two streams of the same kind that are one archive.
         if tool != "cat" && !tool.starts_with("lz4 -q -l") {
             run(&format!("head -c 100000 main.cpio | {tool} >two; tail -c +100001 main.cpio | {tool} >>two"));
-            assert_eq!(names(&image(&directory.path().join("two"))), names(&image(&directory.path().join("main.cpio"))));
+            assert_eq!(
+                names(&image(&directory.path().join("two"))),
+                names(&image(&directory.path().join("main.cpio")))
+            );
         }
     }
 }
@@ -122,13 +131,17 @@ fn the_program_lists_and_prints() {
     let script = "mkdir -p tree/boot; { cat early.cpio; gzip <main.cpio; } >tree/boot/initrd; mke2fs -q -t ext4 -d tree g.raw 64M";
     shell(directory.path(), script);
     let guest = directory.path().join("g.raw");
-    let run = |command: &str, rest: &[&str]| guestctl([&[command, guest.to_str().unwrap(), "/boot/initrd"], rest].concat());
+    let run =
+        |command: &str, rest: &[&str]| guestctl([&[command, guest.to_str().unwrap(), "/boot/initrd"], rest].concat());
     assert_eq!(run("initrd-cat", &["etc/fstab", "bin/sh"]).text(), "root / ext4\nprogram");
     assert!(run("initrd-list", &[]).text().contains("\nkernel/x86/microcode/GenuineIntel.bin\n"));
     assert!(run("initrd-list", &["-l"]).text().contains(" etc/link -> ../bin/busybox\n"));
     let line = run("initrd-list", &["--json"]).text();
-    let line: serde_json::Value =
-        line.lines().map(|line| serde_json::from_str(line).unwrap()).find(|line: &serde_json::Value| line["path"] == "etc/fstab").unwrap();
+    let line: serde_json::Value = line
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .find(|line: &serde_json::Value| line["path"] == "etc/fstab")
+        .unwrap();
     assert_eq!((&line["type"], &line["mode"], &line["size"]), (&"file".into(), &"0644".into(), &12.into()));
     assert_eq!((&line["archive"], &line["packing"]), (&1.into(), &"gzip".into()));
     assert_eq!(run("initrd-cat", &["nope"]).code, 9);

@@ -34,7 +34,8 @@ fn the_newest_kernel_comes_out_whole() {
         }
     }
     let named = tempfile::tempdir().unwrap();
-    guestctl(["get-kernel", "--unversioned-names", "--prefix", "demo", DEMO, "-o", named.path().to_str().unwrap()]).text();
+    guestctl(["get-kernel", "--unversioned-names", "--prefix", "demo", DEMO, "-o", named.path().to_str().unwrap()])
+        .text();
     let mut names: Vec<_> = named.path().read_dir().unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
     assert_eq!(names, ["demo-cmdline", "demo-initrd.img", "demo-vmlinuz"]);

@@ -210,13 +210,8 @@ impl Find {
             filter: self.filter.filter()?,
         };
         let owners = if self.long && !self.json { Owners::read(&mounts) } else { Owners::default() };
-        let mut lines = Lines {
-            out: print::stdout()?,
-            find: &self,
-            owners,
-            rows: Vec::new(),
-            problems: Problems::default(),
-        };
+        let mut lines =
+            Lines { out: print::stdout()?, find: &self, owners, rows: Vec::new(), problems: Problems::default() };
         ops::find_with(&mounts, &GuestPath::parse(&self.directory)?, &options, &mut lines).map_err(to_output)?;
         lines.write_rows().map_err(to_output)?;
         lines.out.flush()?;

@@ -50,7 +50,9 @@ impl GetKernel {
         let root = match (&self.root, &roots[..]) {
             (Some(root), _) => root,
             (None, [root]) => root,
-            (None, []) => return Err(Error::invalid("there is no operating system on the disk").in_image(image).into()),
+            (None, []) => {
+                return Err(Error::invalid("there is no operating system on the disk").in_image(image).into());
+            }
             (None, roots) => {
                 let message = format!("there are {} operating systems: {}", roots.len(), roots.join(", "));
                 return Err(Error::invalid(message).in_image(image).with_hint("choose one with --root").into());

@@ -196,15 +196,13 @@ impl Grep {
             begun |= !bytes.is_empty();
             out.write_all(bytes).map_err(output)
         };
-        let grepped = jobs::install(self.bulk.jobs, || ops::grep(&mounts, &starts, &options, &render, &mut write, &progress))?
-            .map_err(to_output)?;
+        let grepped =
+            jobs::install(self.bulk.jobs, || ops::grep(&mounts, &starts, &options, &render, &mut write, &progress))?
+                .map_err(to_output)?;
         out.flush()?;
         exit::partial(&grepped.problems)?;
-        let found = if self.files_without_match {
-            grepped.matching_files < grepped.files
-        } else {
-            grepped.matching_files > 0
-        };
+        let found =
+            if self.files_without_match { grepped.matching_files < grepped.files } else { grepped.matching_files > 0 };
         if found { Ok(()) } else { Err(Failure::Answer(1)) }
     }
 

@@ -23,7 +23,8 @@ impl ModeTest {
             _ => (Self::Exactly, text),
         };
         let octal = !mode.is_empty() && mode.bytes().all(|byte| matches!(byte, b'0'..=b'7'));
-        let bits = if octal { u32::from_str_radix(mode, 8).ok().filter(|bits| *bits <= 0o7777) } else { symbolic(mode) };
+        let bits =
+            if octal { u32::from_str_radix(mode, 8).ok().filter(|bits| *bits <= 0o7777) } else { symbolic(mode) };
         bits.map(make).ok_or_else(|| {
             Error::invalid(format!("'{}' is no mode", crate::bytes::escape(text.as_bytes())))
                 .with_hint("octal or symbolic, as 644, -u+s, /022: exactly, all of, any of these bits")

@@ -86,7 +86,9 @@ fn size(value: &str) -> Result<(&str, u64)> {
         Some(b'G') => 1 << 30,
         Some(b'T') => 1 << 40,
         Some(byte) if byte.is_ascii_digit() => return Ok((value, 512)),
-        _ => return Err(wrong(value, "size", "a number and c, w, b, k, M, G or T: bytes, words, blocks of 512, KiB …")),
+        _ => {
+            return Err(wrong(value, "size", "a number and c, w, b, k, M, G or T: bytes, words, blocks of 512, KiB …"));
+        }
     };
     Ok((&value[..value.len() - 1], unit))
 }
@@ -107,7 +109,8 @@ fn file_type(word: &str) -> Result<FileType> {
 /// A name in the guest, else a number.
 fn owner(value: &str, what: &str, by_name: impl Fn(&str) -> Option<u32>) -> Result<u32> {
     by_name(value).or_else(|| value.parse().ok()).ok_or_else(|| {
-        Error::invalid(format!("the guest has no {what} '{}'", escape(value.as_bytes()))).with_hint("a name or a number")
+        Error::invalid(format!("the guest has no {what} '{}'", escape(value.as_bytes())))
+            .with_hint("a name or a number")
     })
 }
 
@@ -129,7 +132,8 @@ pub fn timestamp(text: &str) -> Result<Timestamp> {
 }
 
 fn parse_timestamp(text: &str) -> Option<Timestamp> {
-    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse::<i64>().ok()).flatten();
+    let digits =
+        |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse::<i64>().ok()).flatten();
     if let Some(seconds) = text.strip_prefix('@') {
         let (seconds, fraction) = seconds.split_once('.').unwrap_or((seconds, ""));
         return Some(Timestamp { seconds: seconds.parse().ok()?, nanoseconds: nanoseconds(fraction)? });

@@ -54,7 +54,9 @@ impl Pattern {
             let text = written(alternative)?;
             // Each on its own first, so that parentheses of one cannot close those around it.
             let alone = RegexBuilder::new(&text).size_limit(COMPILED).build();
-            alone.map_err(|error| Error::invalid(format!("the pattern '{}': {error}", escape(alternative.as_bytes()))))?;
+            alone.map_err(|error| {
+                Error::invalid(format!("the pattern '{}': {error}", escape(alternative.as_bytes())))
+            })?;
             all.push(format!("(?:{text})"));
         }
         let mut text = all.join("|");
@@ -71,14 +73,16 @@ impl Pattern {
     /// Whether text of several lines must not be searched at once: `\A` and `\z` would mean its ends, and so would `^` and
     /// `$` when a flag is switched off.
     pub(super) fn is_line_bound(&self) -> bool {
-        let bound = |text: &String| text.contains("\\A") || text.contains("\\z") || text.contains("(?") && text.contains('-');
+        let bound =
+            |text: &String| text.contains("\\A") || text.contains("\\z") || text.contains("(?") && text.contains('-');
         self.syntax == Syntax::Rust && self.alternatives.iter().any(bound)
     }
 }
 
 /// A POSIX expression in the crate's syntax.
 fn posix(text: &str, extended: bool) -> Result<String> {
-    let refused = |what: &str| Error::unsupported("regular expression", format!("{what} in '{}'", escape(text.as_bytes())));
+    let refused =
+        |what: &str| Error::unsupported("regular expression", format!("{what} in '{}'", escape(text.as_bytes())));
     let mut out = String::new();
     let mut rest = text.chars().peekable();
     // Where a basic expression begins: `*` is itself here and `^` an anchor.
@@ -87,7 +91,12 @@ fn posix(text: &str, extended: bool) -> Result<String> {
         let began = std::mem::take(&mut begins);
         match character {
             '\\' => match rest.next() {
-                None => return Err(Error::invalid(format!("the pattern '{}': trailing backslash", escape(text.as_bytes())))),
+                None => {
+                    return Err(Error::invalid(format!(
+                        "the pattern '{}': trailing backslash",
+                        escape(text.as_bytes())
+                    )));
+                }
                 Some('1'..='9') => return Err(refused("a back-reference")),
                 Some('<') => out.push_str(r"\b{start}"),
                 Some('>') => out.push_str(r"\b{end}"),

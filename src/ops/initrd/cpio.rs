@@ -177,7 +177,10 @@ impl Reading {
         let field = |index: usize, name: &'static str| {
             let digits = &bytes[6 + index * 8..14 + index * 8];
             let all_hex = digits.iter().all(u8::is_ascii_hexdigit);
-            let value = std::str::from_utf8(digits).ok().filter(|_| all_hex).and_then(|text| u32::from_str_radix(text, 16).ok());
+            let value = std::str::from_utf8(digits)
+                .ok()
+                .filter(|_| all_hex)
+                .and_then(|text| u32::from_str_radix(text, 16).ok());
             value.ok_or_else(|| self.corrupt(name, crate::bytes::escape(digits), "eight hexadecimal digits"))
         };
         let entry = InitrdEntry {

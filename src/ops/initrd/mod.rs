@@ -43,7 +43,13 @@ pub fn initrd_each(image: &Arc<dyn BlockDevice>, visit: &mut InitrdVisitor<'_>) 
             return Ok(());
         }
         if !unpacked.fill_buf().map_err(|error| error_of(error, of_stream))?.is_empty() {
-            return Err(Error::corrupt("initrd", "archive", at, "neither zeroes nor cpio in what is packed here", "070701"));
+            return Err(Error::corrupt(
+                "initrd",
+                "archive",
+                at,
+                "neither zeroes nor cpio in what is packed here",
+                "070701",
+            ));
         }
         stream = unpacked.into_inner().into_input()?;
     }
@@ -102,4 +108,3 @@ fn plain(name: &[u8]) -> &[u8] {
 fn of_stream(error: std::io::Error) -> Error {
     Error::corrupt("initrd", "packed archive", 0, error, "what can be unpacked")
 }
-

@@ -144,8 +144,9 @@ pub(super) struct Unpacked {
 
 impl Unpacked {
     pub(super) fn new(input: DeviceStream, packing: Packing, at: u64) -> Result<Self> {
-        let decoder = Decoder::new(input, packing)
-            .map_err(|error| error_of(error, |error| Error::corrupt("initrd", "packed archive", at, error, packing.name())))?;
+        let decoder = Decoder::new(input, packing).map_err(|error| {
+            error_of(error, |error| Error::corrupt("initrd", "packed archive", at, error, packing.name()))
+        })?;
         Ok(Self { decoder: Some(decoder), packing, streams: 1 })
     }
 
