@@ -24,7 +24,10 @@ fn archives_are_read_back_whole() {
     assert_eq!(written.code, 0);
     let written: serde_json::Value = serde_json::from_slice(&written.out).unwrap();
     let bytes = archive.metadata().unwrap().len();
-    assert_eq!((written["bytes"].as_u64(), written["clamped_times"].as_u64(), bytes % 512), (Some(bytes), Some(clamped), 0));
+    assert_eq!(
+        (written["bytes"].as_u64(), written["clamped_times"].as_u64(), bytes % 512),
+        (Some(bytes), Some(clamped), 0)
+    );
 
     let listed = |script: &str| {
         let mut lines: Vec<_> =

@@ -7,10 +7,10 @@
 mod mounted;
 #[path = "../support/program.rs"]
 mod program;
-#[path = "../support/tree_fs.rs"]
-mod tree_fs;
 #[path = "../support/mod.rs"]
 mod support;
+#[path = "../support/tree_fs.rs"]
+mod tree_fs;
 
 mod cpio;
 mod du;

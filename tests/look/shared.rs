@@ -4,9 +4,7 @@ use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use guestctl::block::BlockDevice;
-use guestctl::fs::{
-    DirEntry, Filesystem, FsKind, GuestPath, Identity, Inode, Metadata, MountTable, StatFs, Xattr,
-};
+use guestctl::fs::{DirEntry, Filesystem, FsKind, GuestPath, Identity, Inode, Metadata, MountTable, StatFs, Xattr};
 use guestctl::ops::{self, DuLine, DuOptions, DuSink, GrepEvent, GrepOptions, Pattern};
 use guestctl::progress::Silent;
 use guestctl::{Error, Result};
