@@ -107,7 +107,7 @@ fn base(directory: &Path) -> u64 {
     let run = (512 << 10) / size;
     let at = (100..blocks.len() as u64 - run).find(|at| {
         let first = blocks[*at as usize];
-        first * size % CLUSTER == 0 && (0..run).all(|next| blocks[(at + next) as usize] == first + next)
+        (first * size).is_multiple_of(CLUSTER) && (0..run).all(|next| blocks[(at + next) as usize] == first + next)
     });
     blocks[at.unwrap() as usize] * size
 }
