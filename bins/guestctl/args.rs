@@ -51,6 +51,7 @@ macro_rules! subcommands {
     ($(#[doc = $about:literal] $name:ident($arguments:ty) = $word:literal,)*) => {
         /// The subcommands.
         #[derive(Debug, Subcommand)]
+        #[allow(clippy::large_enum_variant, reason = "there is one of these in the program's life")]
         pub enum Command {
             $(#[doc = $about] $name($arguments),)*
         }
