@@ -16,6 +16,7 @@
 
 mod blocks;
 mod cached;
+mod claims;
 mod file;
 mod gate;
 mod info;
@@ -44,6 +45,7 @@ use std::fs::File;
 use std::ops::Range;
 
 pub use cached::Cached;
+pub use claims::Sweep;
 pub use file::HostFile;
 pub use gate::{AllowDirectories, DenyAll, GatePolicy, Gated, OpenGate, Reference, ReferenceKind, SameDirectory};
 pub use info::{FormatSpecific, ImageInfo, SnapshotInfo};
@@ -87,6 +89,13 @@ pub trait BlockDevice: Send + Sync + fmt::Debug {
     fn status(&self, range: Range<u64>) -> Result<Status> {
         let Extent { kind, len } = self.next_extent(range)?;
         Ok(Status { len, kind, depth: 0, allocated: true, compressed: false, offset: None })
+    }
+
+    /// Holds what tables claim against what their files hold: whoever is about to go through a whole disk asks first, so
+    /// that tables which lead to one place again and again are refused and not followed. Takes no longer than reading each
+    /// table once. A device without tables has nothing to hold against anything.
+    fn audit(&self, _sweep: Sweep) -> Result<()> {
+        Ok(())
     }
 }
 
@@ -246,5 +255,8 @@ impl<T: BlockDevice + ?Sized> BlockDevice for std::sync::Arc<T> {
     }
     fn status(&self, range: Range<u64>) -> Result<Status> {
         (**self).status(range)
+    }
+    fn audit(&self, sweep: Sweep) -> Result<()> {
+        (**self).audit(sweep)
     }
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::resize::{NewSize, ResizeOptions};
 use crate::block::{
-    BlockDevice, BlockWrite, DenyAll, ExtentKind, ImageFormat, OpenGate, OpenOptions, open_backing_writable,
-    open_overlay, open_writable_file,
+    BlockDevice, BlockWrite, DenyAll, ExtentKind, ImageFormat, OpenGate, OpenOptions, Sweep,
+    open_backing_writable, open_overlay, open_writable_file,
 };
 use crate::error::{Error, Result};
 use crate::progress::Progress;
@@ -54,6 +54,7 @@ pub fn commit(path: &Path, options: &CommitOptions, progress: &dyn Progress) -> 
 
 fn copy(overlay: &crate::block::qcow2::WritableQcow2, base: &dyn BlockWrite, progress: &dyn Progress) -> Result<()> {
     let size = overlay.size();
+    overlay.audit(Sweep::Read)?;
     progress.set_total(size);
     let mut at = 0;
     let mut buffer = Vec::new();

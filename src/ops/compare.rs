@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::zero::is_zero;
-use crate::block::{BlockDevice, ExtentKind};
+use crate::block::{BlockDevice, ExtentKind, Sweep};
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::Progress;
 
@@ -44,6 +44,8 @@ pub fn compare(
     if options.strict && shorter != longer {
         return Ok(Comparison::Different { offset: shorter });
     }
+    left.audit(Sweep::Read)?;
+    right.audit(Sweep::Read)?;
     let work = Pieces {
         left,
         right,

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use crate::host::Staged;
-use crate::block::{BlockDevice, ExtentKind, for_each_extent};
+use crate::block::{BlockDevice, ExtentKind, Sweep, for_each_extent};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 
@@ -31,6 +31,7 @@ fn copy(
     progress: &dyn Progress,
     mut put: impl FnMut(u64, Option<&[u8]>, u64) -> Result<()>,
 ) -> Result<()> {
+    device.audit(Sweep::Read)?;
     let mut buffer = Vec::new();
     for_each_extent(device, 0..device.size(), &mut |run, kind| {
         let mut at = run.start;

@@ -1,6 +1,6 @@
 //! Which parts of a disk are data, where they lie, and which image of a chain holds them.
 
-use crate::block::{BlockDevice, ExtentKind, Status};
+use crate::block::{BlockDevice, ExtentKind, Status, Sweep};
 use crate::error::Result;
 use serde::Serialize;
 
@@ -50,6 +50,7 @@ impl MapEntry {
 
 /// Calls `visit` with the parts of the disk in order, neighbours merged.
 pub fn map(device: &dyn BlockDevice, visit: &mut dyn FnMut(&MapEntry) -> Result<()>) -> Result<()> {
+    device.audit(Sweep::Map)?;
     let mut pending: Option<MapEntry> = None;
     let mut at = 0;
     while at < device.size() {

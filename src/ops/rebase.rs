@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::zero::is_zero;
 use crate::block::qcow2::Editor;
 use crate::block::{
-    BlockDevice, BlockWrite, DenyAll, ExtentKind, ImageFormat, OpenGate, OpenOptions, WritableFile, open, open_overlay,
+    BlockDevice, BlockWrite, DenyAll, ExtentKind, ImageFormat, OpenGate, OpenOptions, Sweep, WritableFile, open, open_overlay,
 };
 use crate::error::{Error, Result};
 use crate::progress::Progress;
@@ -69,6 +69,8 @@ fn copy_differences(
     progress: &dyn Progress,
 ) -> Result<()> {
     let size = disk.size();
+    disk.audit(Sweep::Read)?;
+    new.map_or(Ok(()), |new| new.audit(Sweep::Read))?;
     progress.set_total(size);
     let cluster = disk.cluster_size();
     let mut at = 0;

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::Window;
-use crate::block::{BlockDevice, Extent, ExtentKind, HostRange, Status, check_range, range_len};
+use crate::block::{BlockDevice, Extent, ExtentKind, HostRange, Status, Sweep, check_range, range_len};
 use crate::bytes::{to_u64, to_usize};
 use crate::error::Result;
 
@@ -37,6 +37,9 @@ pub(in crate::block) trait BlockMap: Send + Sync + Debug {
     /// The run at `at`, as far as one entry of the table tells; data lies inside the file. `at` is inside the disk, the
     /// run may pass its end.
     fn piece(&self, window: &mut Window, at: u64) -> Result<Run>;
+
+    /// As [`BlockDevice::audit`], for the table alone.
+    fn audit(&self, sweep: Sweep) -> Result<()>;
 }
 
 /// The disk is the beginning of the file.
@@ -46,6 +49,10 @@ pub(in crate::block) struct Identity;
 impl BlockMap for Identity {
     fn piece(&self, _window: &mut Window, at: u64) -> Result<Run> {
         Ok(Run { place: Place::Data(at), len: u64::MAX.saturating_sub(at) })
+    }
+
+    fn audit(&self, _sweep: Sweep) -> Result<()> {
+        Ok(())
     }
 }
 
@@ -191,6 +198,11 @@ impl<M: BlockMap> BlockDevice for Mapped<M> {
             },
         }
     }
+
+    fn audit(&self, sweep: Sweep) -> Result<()> {
+        self.map.audit(sweep)?;
+        self.parent.as_ref().map_or(Ok(()), |parent| parent.audit(sweep))
+    }
 }
 
 #[cfg(test)]
@@ -210,6 +222,10 @@ mod tests {
                 block => Place::Data(40 - block * 10 + at % 10),
             };
             Ok(Run { place, len: 10 - at % 10 })
+        }
+
+        fn audit(&self, _sweep: Sweep) -> Result<()> {
+            Ok(())
         }
     }
 

@@ -3,11 +3,12 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::audit;
 use super::cluster::{CompressedCluster, Layout, Mapping, Run};
 use super::compressed::Compression;
 use super::header::L1Table;
 use super::tables::{Tables, Walk};
-use crate::block::{BlockDevice, Extent, ExtentKind, HostRange, Lru, Status, check_range, range_len, read_or_zero};
+use crate::block::{BlockDevice, Extent, ExtentKind, HostRange, Lru, Status, Sweep, check_range, range_len, read_or_zero};
 use crate::bytes::{to_u64, to_usize};
 use crate::error::Result;
 
@@ -220,6 +221,17 @@ impl Disk {
                 None => Status::unallocated(run.len),
             },
         })
+    }
+
+    /// As [`BlockDevice::audit`], for this image and those below it.
+    pub(super) fn audit(&self, sweep: Sweep) -> Result<()> {
+        self.tables.audit()?;
+        if sweep == Sweep::Read {
+            let mut walk = self.tables.long_walk();
+            let kind = (self.compression, self.tables.layout().cluster_size());
+            audit::clusters(&*self.data, self.size, self.tables.l1(), kind, &mut |range| walk.run(range))?;
+        }
+        self.backing.as_ref().map_or(Ok(()), |backing| backing.audit(sweep))
     }
 
     /// As [`BlockDevice::host_range`].

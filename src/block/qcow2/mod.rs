@@ -20,6 +20,7 @@
 //! An image that is marked dirty or corrupt is read: those marks concern writers. Where QEMU ignores reserved bits they
 //! are ignored; offsets that are not aligned, or that begin past the end of the file, are not.
 
+mod audit;
 mod bitmaps;
 mod check;
 mod cluster;
@@ -63,7 +64,7 @@ use super::info::FormatSpecific;
 use super::open::OpenContext;
 use super::probe::ImageFormat;
 use super::writable::Resizable;
-use super::{BlockDevice, Extent, HostRange, ImageInfo, Status, WritableFile, read_vec};
+use super::{BlockDevice, Extent, HostRange, ImageInfo, Status, Sweep, WritableFile, read_vec};
 use crate::bytes::{Record, to_usize};
 use crate::error::{Error, Result};
 use crate::limits;
@@ -274,5 +275,9 @@ impl BlockDevice for Qcow2 {
 
     fn status(&self, range: Range<u64>) -> Result<Status> {
         self.disk()?.status(range)
+    }
+
+    fn audit(&self, sweep: Sweep) -> Result<()> {
+        self.disk()?.audit(sweep)
     }
 }

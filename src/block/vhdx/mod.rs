@@ -37,7 +37,8 @@ use std::sync::Arc;
 use super::blocks::{self, BitOrder, BlockMap, Entries, Mapped, Place, Run, SectorBitmaps, Width, Window};
 use super::gate::{Reference, ReferenceKind};
 use super::open::OpenContext;
-use super::{BlockDevice, ImageFormat, ImageInfo};
+use super::claims::Claims;
+use super::{BlockDevice, ImageFormat, ImageInfo, Sweep};
 use crate::bytes::{div_rem, uuid_text};
 use crate::error::{Error, Result};
 
@@ -111,7 +112,7 @@ impl Opened {
             block_size,
             sector_size,
             chunk_ratio,
-            file_size: file.size(),
+            file: Arc::clone(&file),
         };
         let disk = Arc::new(Mapped { size, file, parent, map, fixed: false, moved });
         let parent = locator.map(|locator| locator.path);
@@ -156,18 +157,31 @@ struct Map {
     block_size: u64,
     sector_size: u64,
     chunk_ratio: u64,
-    file_size: u64,
+    file: Arc<dyn BlockDevice>,
 }
 
 impl Map {
     /// The place that entry `index` gives to something of `needed` bytes.
     fn place(&self, index: u64, entry: u64, needed: u64) -> Result<u64> {
         let offset = entry & !(MIB - 1);
-        if offset >= MIB && offset.saturating_add(needed) <= self.file_size {
+        if offset >= MIB && offset.saturating_add(needed) <= self.file.size() {
             return Ok(offset);
         }
-        let expected = format!("{needed} bytes inside the file of {}", self.file_size);
+        let expected = format!("{needed} bytes inside the file of {}", self.file.size());
         Err(Error::corrupt(FORMAT, "BAT entry", self.entries.position(index), format!("{entry:#x}"), expected))
+    }
+
+    /// The block of the first entry after `index`, which says "not present", that was ever stored; what was not says the
+    /// same. Asked at the beginning of a slice of the table only: that is often enough to get over long holes.
+    fn first_stored_block(&self, index: u64) -> u64 {
+        const ASK_EVERY: u64 = 512;
+        if !index.is_multiple_of(ASK_EVERY) {
+            return 0;
+        }
+        // What is wrong with the file is for whoever reads it.
+        let next = self.entries.unstored_until(index).unwrap_or(index);
+        let (chunks, rest) = div_rem(next, self.chunk_ratio.saturating_add(1));
+        chunks.saturating_mul(self.chunk_ratio).saturating_add(rest)
     }
 
     /// Where the bitmap of `chunk` begins.
@@ -196,7 +210,10 @@ impl BlockMap for Map {
         let index = block.saturating_add(chunk);
         let entry = self.entries.get(window, index)?;
         match (entry & 7, &self.bitmaps) {
-            (NOT_PRESENT, _) => return Ok(Run { place: Place::Unallocated, len }),
+            (NOT_PRESENT, _) => {
+                let end = self.first_stored_block(index).saturating_mul(self.block_size);
+                return Ok(Run { place: Place::Unallocated, len: len.max(end.saturating_sub(at)) });
+            }
             (1..=3 | 5, _) => return Ok(Run { place: Place::Zero, len }),
             (FULLY_PRESENT, _) | (PARTIALLY_PRESENT, Some(_)) => {}
             (state, _) => {
@@ -214,6 +231,25 @@ impl BlockMap for Map {
             bitmaps.run(self.bitmap(chunk)?, sector, div_rem(len.saturating_add(skip), self.sector_size).0)?;
         let len = sectors.saturating_mul(self.sector_size).saturating_sub(skip).min(len);
         Ok(Run { place: if own { place } else { Place::Unallocated }, len })
+    }
+
+    fn audit(&self, sweep: Sweep) -> Result<()> {
+        if sweep == Sweep::Map {
+            return Ok(());
+        }
+        let mut claims = Claims::new(&*self.file, FORMAT, "BAT", self.entries.position(0))?;
+        let chunk = self.chunk_ratio.saturating_add(1);
+        self.entries.for_each_stored(&mut |index, entry| {
+            let is_bitmap = div_rem(index, chunk).1 == self.chunk_ratio;
+            let offset = entry & !(MIB - 1);
+            match entry & 7 {
+                FULLY_PRESENT | PARTIALLY_PRESENT if !is_bitmap => {
+                    claims.add(offset..offset.saturating_add(self.block_size))
+                }
+                _ => Ok(()),
+            }
+        })?;
+        claims.finish()
     }
 }
 

@@ -27,7 +27,7 @@ use super::gate::{Reference, ReferenceKind};
 use super::info::VmdkExtentInfo;
 use super::open::OpenContext;
 use super::{
-    BlockDevice, Extent, ExtentKind, FormatSpecific, HostRange, ImageFormat, ImageInfo, Slice, Status, check_range,
+    BlockDevice, Extent, ExtentKind, FormatSpecific, HostRange, ImageFormat, ImageInfo, Slice, Status, Sweep, check_range,
     range_len, read_vec,
 };
 use crate::bytes::{to_u64, to_usize};
@@ -250,6 +250,17 @@ impl BlockDevice for Vmdk {
             Source::Zero => Ok(stored(self.next_extent(range)?, false, None)),
             Source::Closed => Err(closed()),
         }
+    }
+
+    fn audit(&self, sweep: Sweep) -> Result<()> {
+        for part in &self.parts {
+            match &part.source {
+                Source::Sparse(sparse) => sparse.audit(&self.caches, sweep)?,
+                Source::Flat(device) => device.audit(sweep)?,
+                Source::Zero | Source::Closed => {}
+            }
+        }
+        self.parent.as_ref().map_or(Ok(()), |parent| parent.audit(sweep))
     }
 
     fn host_range(&self, range: Range<u64>) -> Option<HostRange<'_>> {

@@ -17,7 +17,8 @@ use std::sync::Arc;
 use super::FORMAT;
 use super::grain::Inflaters;
 use super::header::{Header, SECTOR};
-use crate::block::{BlockDevice, Lru, read_vec};
+use crate::block::claims::{Claims, is_hole};
+use crate::block::{BlockDevice, Lru, Sweep, read_vec};
 use crate::bytes::{to_u64, to_usize};
 use crate::error::{Error, Result};
 
@@ -26,6 +27,8 @@ const TABLES_BYTES: usize = 8 << 20;
 const TABLE_BYTES: usize = 2048;
 /// Bytes of unpacked grains kept in memory.
 const GRAINS_BYTES: u64 = 16 << 20;
+/// Entries of a directory from which on it is worth asking for tables in holes.
+const MANY_TABLES: u64 = 1 << 12;
 /// Bytes of the directory read at once.
 const DIRECTORY_CHUNK: u64 = 64 << 10;
 
@@ -121,6 +124,14 @@ impl Sparse {
             None | Some(0) => return Ok(None),
             Some(&sector) => sector,
         };
+        let start = u64::from(sector).saturating_mul(SECTOR);
+        if self.many_tables() {
+            // A table in a hole of the file is all zero; a small file can have room for millions of them.
+            let end = start.saturating_add(u64::from(self.header.gtes_per_gt).saturating_mul(4));
+            if end <= self.file.size() && is_hole(&*self.file, start..end)? {
+                return Ok(None);
+            }
+        }
         let read = || {
             let (start, len) =
                 (u64::from(sector).saturating_mul(SECTOR), u64::from(self.header.gtes_per_gt).saturating_mul(4));
@@ -136,6 +147,38 @@ impl Sparse {
             Ok(GrainTable { entries, empty })
         };
         caches.tables.get_or_read((self.number, sector), read).map(Some)
+    }
+
+    fn many_tables(&self) -> bool {
+        to_u64(self.directory.len()) > MANY_TABLES
+    }
+
+    /// As [`BlockDevice::audit`]. Two directory entries for one table are refused: no writer does that. A compressed grain
+    /// says itself where on the disk it is, so that nobody reads it for another.
+    pub(super) fn audit(&self, caches: &Caches, sweep: Sweep) -> Result<()> {
+        let mut tables: Vec<u32> = self.directory.iter().copied().filter(|&sector| sector != 0).collect();
+        tables.sort_unstable();
+        if let Some([table, _]) = tables.array_windows().find(|[one, next]| one == next) {
+            let twice = self.directory.iter().rposition(|sector| sector == table).map_or(0, to_u64);
+            let at = self.header.grain_directory.saturating_add(twice.saturating_mul(4));
+            let found = format!("sector {table}, which another entry names");
+            return Err(Error::corrupt(FORMAT, "grain directory entry", at, found, "a table of its own"));
+        }
+        drop(tables);
+        if sweep == Sweep::Map || self.header.compressed {
+            return Ok(());
+        }
+        let mut claims = Claims::new(&*self.file, FORMAT, "grain tables", self.header.grain_directory)?;
+        let mut at = 0;
+        while at < self.header.capacity {
+            // What is wrong with a table is for whoever asks for its bytes.
+            let Ok(run) = self.run(caches, at..self.header.capacity) else { break };
+            if let Place::Data(offset) = run.place {
+                claims.add(offset..offset.saturating_add(run.len))?;
+            }
+            at = at.saturating_add(run.len.max(1));
+        }
+        claims.finish()
     }
 
     /// What table entry `entry` of directory entry `index` says.
