@@ -32,6 +32,7 @@ pub mod qcow2;
 mod raw;
 mod slice;
 mod split;
+mod survey;
 pub mod vdi;
 pub mod vhd;
 pub mod vhdx;
@@ -59,6 +60,7 @@ pub use open::{
 pub use overlay::Overlay;
 pub use probe::{ImageFormat, probe};
 pub use slice::Slice;
+pub use survey::{Survey, Surveyor};
 pub use wrapped::Container;
 pub use writable::WritableFile;
 pub use writer::{Compression, CompressionKind, ImageWriter, NewImage, Pack, Placed, Preallocation, Zeroes, new_image};
@@ -89,6 +91,11 @@ pub trait BlockDevice: Send + Sync + fmt::Debug {
     fn status(&self, range: Range<u64>) -> Result<Status> {
         let Extent { kind, len } = self.next_extent(range)?;
         Ok(Status { len, kind, depth: 0, allocated: true, compressed: false, offset: None })
+    }
+
+    /// What answers the questions of a [`Survey`]; nothing for a device that knows no better way than being asked.
+    fn surveyor(&self) -> Option<Box<dyn Surveyor + '_>> {
+        None
     }
 
     /// Holds what tables claim against what their files hold: whoever is about to go through a whole disk asks first, so
@@ -219,10 +226,11 @@ pub fn for_each_extent(
     range: Range<u64>,
     visit: &mut dyn FnMut(Range<u64>, ExtentKind) -> Result<()>,
 ) -> Result<()> {
+    let mut survey = Survey::new(device);
     let mut at = range.start;
     let mut pending: Option<(Range<u64>, ExtentKind)> = None;
     while at < range.end {
-        let extent = device.next_extent(at..range.end)?;
+        let extent = survey.extent(at)?;
         let end = at.saturating_add(extent.len.max(1)).min(range.end);
         pending = match pending {
             Some((run, kind)) if kind == extent.kind => Some((run.start..end, kind)),
@@ -255,6 +263,9 @@ impl<T: BlockDevice + ?Sized> BlockDevice for std::sync::Arc<T> {
     }
     fn status(&self, range: Range<u64>) -> Result<Status> {
         (**self).status(range)
+    }
+    fn surveyor(&self) -> Option<Box<dyn Surveyor + '_>> {
+        (**self).surveyor()
     }
     fn audit(&self, sweep: Sweep) -> Result<()> {
         (**self).audit(sweep)

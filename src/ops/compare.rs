@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::zero::is_zero;
-use crate::block::{BlockDevice, ExtentKind, Sweep};
+use crate::block::{BlockDevice, ExtentKind, Survey, Sweep};
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::Progress;
 
@@ -51,7 +51,7 @@ pub fn compare(
         right,
         strict: options.strict,
         end: longer,
-        at: Mutex::new(0),
+        at: Mutex::new(Walk { at: 0, left: Survey::new(left), right: Survey::new(right) }),
         first: AtomicU64::new(u64::MAX),
         failure: Mutex::new(None),
         progress,
@@ -76,13 +76,19 @@ struct Pieces<'a> {
     strict: bool,
     /// The longer disk's size.
     end: u64,
-    /// Where the next piece begins.
-    at: Mutex<u64>,
+    /// Where the next piece begins, and what is known from there on.
+    at: Mutex<Walk<'a>>,
     /// The lowest difference.
     first: AtomicU64,
     /// The lowest piece that could not be compared.
     failure: Mutex<Option<(u64, Error)>>,
     progress: &'a dyn Progress,
+}
+
+struct Walk<'a> {
+    at: u64,
+    left: Survey<'a>,
+    right: Survey<'a>,
 }
 
 /// What is known of both sides from one offset on.
@@ -123,11 +129,11 @@ impl Pieces<'_> {
 
     /// The next piece that must be looked at: not past the first difference.
     fn next(&self) -> Result<Option<Both>, (u64, Error)> {
-        let mut at = self.at.lock().unwrap_or_else(PoisonError::into_inner);
-        while *at < self.end && *at < self.first.load(Ordering::Relaxed) {
-            let start = *at;
-            let both = self.known(start).map_err(|error| (start, error))?;
-            *at = both.range.end;
+        let mut walk = self.at.lock().unwrap_or_else(PoisonError::into_inner);
+        while walk.at < self.end && walk.at < self.first.load(Ordering::Relaxed) {
+            let start = walk.at;
+            let both = self.known(&mut walk).map_err(|error| (start, error))?;
+            walk.at = both.range.end;
             let zero = both.left != ExtentKind::Data && both.right != ExtentKind::Data;
             if zero && !self.strict {
                 self.progress.advance(both.range.end - start);
@@ -139,15 +145,16 @@ impl Pieces<'_> {
     }
 
     /// What both sides are at `at`, as far as that goes and, when it is data, at most a piece.
-    fn known(&self, at: u64) -> Result<Both> {
-        let side = |device: &dyn BlockDevice| {
-            if at >= device.size() {
+    fn known(&self, walk: &mut Walk<'_>) -> Result<Both> {
+        let at = walk.at;
+        let side = |survey: &mut Survey<'_>| {
+            if at >= survey.device().size() {
                 return Ok((self.end - at, ExtentKind::Hole));
             }
-            let extent = device.next_extent(at..device.size())?;
-            Ok::<_, Error>((extent.len.max(1), extent.kind))
+            let extent = survey.extent(at)?;
+            Ok::<_, Error>((extent.len, extent.kind))
         };
-        let ((left_len, left), (right_len, right)) = (side(self.left)?, side(self.right)?);
+        let ((left_len, left), (right_len, right)) = (side(&mut walk.left)?, side(&mut walk.right)?);
         let most = if left == ExtentKind::Data || right == ExtentKind::Data { PIECE } else { u64::MAX };
         let len = left_len.min(right_len).min(most);
         Ok(Both { range: at..at + len, left, right })

@@ -250,7 +250,7 @@ fn large_sparse_images_are_taken() {
     }
     for (format, size, options, extension) in [
         ("qcow2", "64T", "cluster_size=64k", "qcow2"),
-        ("qcow2", "64T", "cluster_size=2M,extended_l2=on", "qcow2"),
+        ("qcow2", "64T", "cluster_size=2M", "qcow2"),
         ("qcow2", "32G", "preallocation=metadata", "qcow2"),
         ("vdi", "8T", "static=off", "vdi"),
         ("vdi", "64G", "preallocation=metadata", "vdi"),
@@ -259,13 +259,11 @@ fn large_sparse_images_are_taken() {
         ("vmdk", "8T", "subformat=monolithicSparse", "vmdk"),
     ] {
         let dir = tempfile::tempdir().unwrap();
-        shell(
-            dir.path(),
-            &format!(
-                "qemu-img create -q -f {format} -o {options} disk.{extension} {size}
-                qemu-io -f {format} -c 'write -P 7 1M 3M' -c 'write -P 8 30G 64k' disk.{extension} >/dev/null"
-            ),
-        );
+        shell(dir.path(), &format!("qemu-img create -q -f {format} -o {options} disk.{extension} {size}"));
+        if !options.contains("preallocation") {
+            let write = format!("qemu-io -f {format} -c 'write -P 7 1M 3M' -c 'write -P 8 30G 64k' disk.{extension}");
+            shell(dir.path(), &format!("{write} >/dev/null"));
+        }
         let path = dir.path().join(format!("disk.{extension}"));
         let json = |tool: &str, command: &str| -> serde_json::Value {
             let output = std::process::Command::new(tool).args(command.split(' ')).arg(&path).output().unwrap();

@@ -64,7 +64,7 @@ use super::info::FormatSpecific;
 use super::open::OpenContext;
 use super::probe::ImageFormat;
 use super::writable::Resizable;
-use super::{BlockDevice, Extent, HostRange, ImageInfo, Status, Sweep, WritableFile, read_vec};
+use super::{BlockDevice, Extent, HostRange, ImageInfo, Status, Surveyor, Sweep, WritableFile, read_vec};
 use crate::bytes::{Record, to_usize};
 use crate::error::{Error, Result};
 use crate::limits;
@@ -275,6 +275,10 @@ impl BlockDevice for Qcow2 {
 
     fn status(&self, range: Range<u64>) -> Result<Status> {
         self.disk()?.status(range)
+    }
+
+    fn surveyor(&self) -> Option<Box<dyn Surveyor + '_>> {
+        self.disk.as_ref().map(|disk| -> Box<dyn Surveyor + '_> { Box::new(disk.surveyor()) })
     }
 
     fn audit(&self, sweep: Sweep) -> Result<()> {

@@ -37,7 +37,7 @@ const SLICE_BYTES: usize = 4096;
 const AHEAD_BITS: u32 = 13;
 
 /// Bytes of L2 tables, were there one for each L1 entry, from which on it is worth asking for holes.
-const MANY_TABLES: u64 = 256 << 20;
+pub(super) const MANY_TABLES: u64 = 256 << 20;
 
 /// The tables of one state of the disk, the active one or a snapshot's.
 #[derive(Debug)]
@@ -72,12 +72,12 @@ impl Tables {
 
     /// A walk over mappings that looks at no more than `steps` table entries, but always at one.
     pub(super) fn walk(&self, steps: u32) -> Walk<'_> {
-        Walk { tables: self, l1: Slice::default(), l2: Slice::default(), table: None, ahead: None, steps }
+        Walk { tables: self, l1: Slice::default(), l2: Slice::default(), table: None, ahead: None, steps: steps.into() }
     }
 
     /// A walk through all of the disk, or much of it.
     pub(super) fn long_walk(&self) -> Walk<'_> {
-        Walk { ahead: Some(Vec::new()), ..self.walk(u32::MAX) }
+        Walk { ahead: Some(Vec::new()), steps: u64::MAX, ..self.walk(0) }
     }
 
     /// Whether all of the L2 table at `table` is known to be empty without reading it.
@@ -173,7 +173,7 @@ pub(super) struct Walk<'a> {
     table: Option<(u64, Option<u64>)>,
     /// The bytes of what is read ahead, if anything is.
     ahead: Option<Vec<u8>>,
-    steps: u32,
+    steps: u64,
 }
 
 impl Walk<'_> {
@@ -197,11 +197,6 @@ impl Walk<'_> {
         Ok(run)
     }
 
-    /// Whether entries may still be looked at.
-    pub(super) fn goes_on(&self) -> bool {
-        self.steps > 0
-    }
-
     /// How many more bytes, from `at` on and at least `wanted` if there are as many, go on as `run` did, as far as that can
     /// be told from the words at hand: entries of one run differ by a cluster or not at all, so a comparison each will do.
     fn follow(&mut self, run: &Run, at: u64, wanted: u64) -> u64 {
@@ -215,7 +210,7 @@ impl Walk<'_> {
         }
         let index = cluster.saturating_sub(l1_index.wrapping_shl(layout.l2_bits()));
         let Some(words) = self.l2.from(table, index) else { return 0 };
-        let most = to_usize(wanted.div_ceil(cluster_size).min(self.steps.into()));
+        let most = to_usize(wanted.div_ceil(cluster_size).min(self.steps));
         let words = words.get(..most).unwrap_or(words);
         let count = match run.mapping {
             Mapping::Unallocated => words.iter().take_while(|word| *word & (OFFSET | COMPRESSED | ZERO) == 0).count(),
@@ -231,7 +226,7 @@ impl Walk<'_> {
             }
             Mapping::Zero | Mapping::Compressed(_) => 0,
         };
-        self.steps = self.steps.saturating_sub(crate::bytes::low_u32(to_u64(count)));
+        self.steps = self.steps.saturating_sub(to_u64(count));
         to_u64(count).saturating_mul(cluster_size)
     }
 

@@ -18,7 +18,7 @@ use super::FORMAT;
 use super::grain::Inflaters;
 use super::header::{Header, SECTOR};
 use crate::block::claims::{Claims, is_hole};
-use crate::block::{BlockDevice, Lru, Sweep, read_vec};
+use crate::block::{BlockDevice, Lru, Sweep, range_len, read_vec};
 use crate::bytes::{to_u64, to_usize};
 use crate::error::{Error, Result};
 
@@ -60,6 +60,16 @@ struct GrainTable {
     entries: Arc<[u32]>,
     /// All entries are equal and say that there is nothing to read, so that the table can be passed over at once.
     empty: bool,
+}
+
+/// What somebody who goes through the disk has in hand.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    /// The table, by the extent's number and its own.
+    table: Option<((usize, u64), Option<GrainTable>)>,
+    /// The run that was found last, with the extent's number and where it begins: of a long one over a parent only a part is
+    /// used at a time.
+    run: Option<(usize, u64, Run)>,
 }
 
 /// An open sparse extent.
@@ -149,6 +159,15 @@ impl Sparse {
         caches.tables.get_or_read((self.number, sector), read).map(Some)
     }
 
+    /// The same, in hand for as long as the questions stay in one table.
+    fn held_table<'h>(&self, caches: &Caches, held: &'h mut Held, index: u64) -> Result<Option<&'h GrainTable>> {
+        let key = (self.number, index);
+        if held.table.as_ref().is_none_or(|(holds, _)| *holds != key) {
+            held.table = Some((key, self.table(caches, index)?));
+        }
+        Ok(held.table.as_ref().and_then(|(_, table)| table.as_ref()))
+    }
+
     fn many_tables(&self) -> bool {
         to_u64(self.directory.len()) > MANY_TABLES
     }
@@ -169,10 +188,10 @@ impl Sparse {
             return Ok(());
         }
         let mut claims = Claims::new(&*self.file, FORMAT, "grain tables", self.header.grain_directory)?;
-        let mut at = 0;
+        let (mut held, mut at) = (Held::default(), 0);
         while at < self.header.capacity {
             // What is wrong with a table is for whoever asks for its bytes.
-            let Ok(run) = self.run(caches, at..self.header.capacity) else { break };
+            let Ok(run) = self.run(caches, &mut held, at..self.header.capacity) else { break };
             if let Place::Data(offset) = run.place {
                 claims.add(offset..offset.saturating_add(run.len))?;
             }
@@ -201,7 +220,7 @@ impl Sparse {
 
     /// The run that begins at `range.start`. Grains that follow one another in the file, or are all unallocated or all
     /// zero, make one run; a compressed grain is a run of its own. `range` lies inside the extent and is not empty.
-    pub(super) fn run(&self, caches: &Caches, range: Range<u64>) -> Result<Run> {
+    pub(super) fn run(&self, caches: &Caches, held: &mut Held, range: Range<u64>) -> Result<Run> {
         let grain_size = self.header.grain_size;
         let per_table = u64::from(self.header.gtes_per_gt);
         let mut grain = range.start.checked_div(grain_size).unwrap_or(0);
@@ -213,14 +232,13 @@ impl Sparse {
         'tables: while end < range.end {
             let index = grain.checked_div(per_table).unwrap_or(0);
             let within = grain.checked_rem(per_table).unwrap_or(0);
-            let table = match self.table(caches, index) {
+            let table = match self.held_table(caches, held, index) {
                 Err(error) if first.is_none() => return Err(error),
                 // The next call meets the error.
                 Err(_) => break,
                 Ok(table) => table,
             };
             let rest = per_table.saturating_sub(within);
-            let table = table.as_ref();
             let whole = table.is_none_or(|table| table.empty);
             let entries = table.and_then(|table| table.entries.get(to_usize(within)..)).unwrap_or_default();
             let at_once = whole.then(|| (entries.first().copied().unwrap_or(0), rest));
@@ -253,6 +271,27 @@ impl Sparse {
             other => other,
         };
         Ok(Run { place, len })
+    }
+
+    /// The same for somebody who may have been given the beginning of this run before.
+    pub(super) fn kept_run(&self, caches: &Caches, held: &mut Held, range: Range<u64>) -> Result<Run> {
+        let kept = held.run.filter(|(number, start, run)| {
+            *number == self.number && range.start.checked_sub(*start).is_some_and(|skip| skip < run.len)
+        });
+        let (start, run) = match kept {
+            Some((_, start, run)) => (start, run),
+            None => {
+                let run = self.run(caches, held, range.clone())?;
+                held.run = Some((self.number, range.start, run));
+                (range.start, run)
+            }
+        };
+        let skip = range.start.saturating_sub(start);
+        let place = match run.place {
+            Place::Data(offset) => Place::Data(offset.saturating_add(skip)),
+            other => other,
+        };
+        Ok(Run { place, len: run.len.saturating_sub(skip).min(range_len(&range)) })
     }
 
     /// The part of a run of data that the file has; after it the file ends.
