@@ -16,6 +16,7 @@
 
 mod blocks;
 mod cached;
+mod check;
 mod claims;
 mod file;
 mod gate;
@@ -46,6 +47,7 @@ use std::fs::File;
 use std::ops::Range;
 
 pub use cached::Cached;
+pub use check::{Findings, check};
 pub use claims::Sweep;
 pub use file::HostFile;
 pub use gate::{AllowDirectories, DenyAll, GatePolicy, Gated, OpenGate, Reference, ReferenceKind, SameDirectory};

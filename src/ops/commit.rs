@@ -33,7 +33,8 @@ const STEP: u64 = 2 << 20;
 /// locked. The overlay is emptied when the backing file has it all, durably.
 pub fn commit(path: &Path, options: &CommitOptions, progress: &dyn Progress) -> Result<()> {
     let named = |error: Error| error.in_image(path.display());
-    let open = OpenOptions { format: Some(ImageFormat::Qcow2), gate: Arc::clone(&options.gate), snapshot: None };
+    let open =
+        OpenOptions { format: Some(ImageFormat::Qcow2), gate: Arc::clone(&options.gate), ..OpenOptions::default() };
     let overlay = open_overlay(path, &open, false)?.disk;
     let size = overlay.size();
     let (mut base_path, format, mut file) = open_backing_writable(path, &open)?;

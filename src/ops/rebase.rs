@@ -41,7 +41,7 @@ pub fn rebase(path: &Path, options: &RebaseOptions, progress: &dyn Progress) -> 
     let named = |error: Error| error.in_image(path.display());
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let open_options =
-        OpenOptions { format: Some(ImageFormat::Qcow2), gate: Arc::clone(&options.gate), snapshot: None };
+        OpenOptions { format: Some(ImageFormat::Qcow2), gate: Arc::clone(&options.gate), ..OpenOptions::default() };
     let new = match &options.backing {
         Some(name) if !options.unsafe_mode => {
             let backing = OpenOptions { format: options.backing_format, ..open_options.clone() };

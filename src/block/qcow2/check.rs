@@ -32,7 +32,7 @@ use super::refcounts::Width;
 use super::snapshots::{self, Snapshot};
 use super::tables::MANY_TABLES;
 use crate::block::claims::is_hole;
-use crate::block::{BlockDevice, ExtentKind, read_vec};
+use crate::block::{BlockDevice, ExtentKind, Findings, read_vec};
 use crate::bytes::{Record, to_u64, to_usize};
 use crate::error::{Error, Result};
 use crate::limits;
@@ -44,27 +44,6 @@ const L2_RESERVED_EXTENDED: u64 = 0x3f00_0000_0000_01ff;
 
 /// Bytes of tables that are read at a time.
 const PIECE: u64 = 1 << 20;
-
-/// What a check found, in `qemu-img check`'s terms.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Findings {
-    /// Where the last cluster in use ends.
-    pub image_end_offset: u64,
-    /// Clusters of the disk.
-    pub total_clusters: u64,
-    /// Of these, how many are stored.
-    pub allocated_clusters: u64,
-    /// Of these, how many do not follow the one before.
-    pub fragmented_clusters: u64,
-    /// Of these, how many are compressed.
-    pub compressed_clusters: u64,
-    /// Structures that could not be read.
-    pub check_errors: u64,
-    /// Contradictions that can destroy data.
-    pub corruptions: u64,
-    /// Clusters that are counted more often than they are referred to.
-    pub leaks: u64,
-}
 
 /// An image that has been looked at: what was found, and what a repair needs to know.
 #[derive(Debug)]

@@ -49,7 +49,6 @@ use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
-pub use self::check::Findings;
 use self::cluster::Layout;
 use self::disk::{Disk, Parts};
 pub use self::edit::Editor;
@@ -61,6 +60,7 @@ pub use self::writable::WritableQcow2;
 pub(crate) use self::writer::writer;
 use super::gate::{Reference, ReferenceKind};
 use super::info::FormatSpecific;
+use super::check::Findings;
 use super::open::OpenContext;
 use super::probe::ImageFormat;
 use super::writable::Resizable;

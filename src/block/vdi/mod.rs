@@ -14,6 +14,7 @@
 //!
 //! Refused by name: undo and differencing images, whose parent is named by an identifier alone; other versions.
 
+mod check;
 mod header;
 mod writer;
 
@@ -26,6 +27,7 @@ use super::{BlockDevice, ImageFormat, ImageInfo, Sweep};
 use crate::bytes::div_rem;
 use crate::error::{Error, Result};
 
+pub(crate) use check::check;
 use header::Header;
 pub(crate) use writer::writer;
 

@@ -26,6 +26,7 @@
 //! The parent is opened through the caller's gate by its relative path, and its DataWriteGuid must be the one that this
 //! image was made over. Refused by name: other versions, unknown required regions and metadata items.
 
+mod check;
 mod header;
 mod log;
 mod metadata;
@@ -42,6 +43,7 @@ use super::{BlockDevice, ImageFormat, ImageInfo, Sweep};
 use crate::bytes::{div_rem, uuid_text};
 use crate::error::{Error, Result};
 
+pub(crate) use check::check;
 pub(crate) use writer::writer;
 
 use header::MIB;
@@ -96,10 +98,7 @@ impl Opened {
         let Metadata { block_size, size, sector_size, parent: locator } = metadata::read(&file, regions.metadata)?;
         let chunk_ratio = CHUNK_SECTORS.saturating_mul(sector_size).checked_div(block_size).unwrap_or(1);
         let count = entries(size, block_size, chunk_ratio, locator.is_some());
-        if count.saturating_mul(8) > regions.bat.length {
-            let (found, expected) = (regions.bat.length, format!("room for {count} entries"));
-            return Err(Error::corrupt(FORMAT, "BAT length", regions.bat.offset, found, expected));
-        }
+        bat_length(count, regions.bat)?;
         let parent = match &locator {
             Some(locator) if context.follow => Some(open_parent(locator, context)?),
             _ => None,
@@ -118,6 +117,15 @@ impl Opened {
         let parent = locator.map(|locator| locator.path);
         Ok(Self { disk, block_size, data_write_guid: header.data_write_guid, parent })
     }
+}
+
+/// Holds the region of the BAT against the `count` entries that the disk needs.
+fn bat_length(count: u64, bat: header::Region) -> Result<()> {
+    if count.saturating_mul(8) <= bat.length {
+        return Ok(());
+    }
+    let (found, expected) = (bat.length, format!("room for {count} entries"));
+    Err(Error::corrupt(FORMAT, "BAT length", bat.offset, found, expected))
 }
 
 /// Entries of the BAT: [MS-VHDX] 2.5. The bitmaps of disks without a parent have entries too, but not behind the last block.

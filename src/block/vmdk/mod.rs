@@ -13,6 +13,7 @@
 //! [`ImageInfo::read`](super::ImageInfo::read). Refused by name: ESX sparse extents (COWD, seSparse), raw devices,
 //! encryption.
 
+mod check;
 mod descriptor;
 mod grain;
 mod header;
@@ -34,6 +35,7 @@ use crate::bytes::{to_u64, to_usize};
 use crate::error::{Error, Result};
 use crate::limits;
 
+pub(crate) use check::check;
 pub(crate) use writer::writer;
 
 use descriptor::{Descriptor, ExtentLine, ExtentType, NO_PARENT};

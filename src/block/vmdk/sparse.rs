@@ -200,6 +200,43 @@ impl Sparse {
         claims.finish()
     }
 
+    /// How many directory entries name a table that another one names.
+    pub(super) fn shared_tables(&self) -> u64 {
+        let mut tables: Vec<u32> = self.directory.iter().copied().filter(|&sector| sector != 0).collect();
+        tables.sort_unstable();
+        to_u64(tables.array_windows().filter(|[one, next]| one == next).count())
+    }
+
+    /// Calls `visit` with the place of each grain that has one, or what is wrong with its entry or its table; a table that
+    /// is named again is not gone through again.
+    pub(super) fn for_each_grain(
+        &self,
+        caches: &Caches,
+        visit: &mut dyn FnMut(Result<Place>) -> Result<()>,
+    ) -> Result<()> {
+        let mut order: Vec<u32> = (0u32..).take(self.directory.len()).collect();
+        let sector = |index: &u32| self.directory.get(to_usize((*index).into())).copied().unwrap_or(0);
+        order.sort_unstable_by_key(sector);
+        let mut last = 0;
+        for index in order {
+            let table = sector(&index);
+            if table == std::mem::replace(&mut last, table) {
+                continue;
+            }
+            match self.table(caches, index.into()) {
+                Err(error) => visit(Err(error))?,
+                Ok(None) => {}
+                Ok(Some(GrainTable { empty: true, .. })) => {}
+                Ok(Some(table)) => {
+                    for (within, entry) in (0u64..).zip(table.entries.iter()) {
+                        visit(self.place(*entry, index.into(), within))?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// What table entry `entry` of directory entry `index` says.
     fn place(&self, entry: u32, index: u64, within: u64) -> Result<Place> {
         let offset = u64::from(entry).saturating_mul(SECTOR);
