@@ -1,6 +1,7 @@
 //! The command line, as clap derives it. Completions and man pages come from these definitions too.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{ArgAction, Args as ClapArgs, FromArgMatches, Parser, Subcommand};
 use guestctl::block::ImageFormat;
@@ -167,6 +168,24 @@ pub struct OpenArgs {
     /// Open files that the image names if they lie in the image's own directory.
     #[arg(long, conflicts_with = "allow_backing")]
     pub allow_same_dir: bool,
+    /// Give up on an NBD server that does not answer for so long, 60 without it; a read with all that is tried again takes
+    /// three times as long at most.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub nbd_timeout: Option<Duration>,
+}
+
+/// Seconds, with a fraction if need be.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let time = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    time.filter(|time| !time.is_zero()).ok_or_else(|| "a number of seconds above 0".to_owned())
+}
+
+/// Whether images are opened in processes of their own, for commands that read whole disks.
+#[derive(Debug, Clone, Copy, ClapArgs)]
+pub struct Isolation {
+    /// Open each image in a process of its own, so that what a hostile image may break is not this program.
+    #[arg(long)]
+    pub isolate: bool,
 }
 
 /// Images, and what to mount from them.

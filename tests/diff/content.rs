@@ -78,7 +78,7 @@ impl BlockDevice for Counting {
 /// One side: its namespace, and how much was read of its disk.
 fn counted(image: &Path, snapshot: Option<&str>, tells_place: bool) -> (MountTable, Arc<AtomicU64>) {
     let snapshot = snapshot.map(str::to_owned);
-    let options = OpenOptions { format: None, gate: Arc::new(SameDirectory), snapshot };
+    let options = OpenOptions { gate: Arc::new(SameDirectory), snapshot, ..OpenOptions::default() };
     let device = block::open(image, &options).unwrap().device;
     let read = Arc::new(AtomicU64::new(0));
     let counting = Counting { device, read: read.clone(), tells_place };

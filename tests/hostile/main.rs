@@ -10,6 +10,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, reason = "the table of results")]
 
+mod amplified;
 mod commands;
 mod corpus;
 mod disk;
