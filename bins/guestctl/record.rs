@@ -43,9 +43,9 @@ pub struct Record {
 
 impl Record {
     pub fn new(path: &[u8], metadata: &Metadata, target: Option<&[u8]>, xattrs: &[Xattr]) -> Self {
-        let (path, path_b64) = Self::text(path);
-        let (target, target_b64) = target.map(Self::text).map_or((None, None), |(target, b64)| (Some(target), b64));
-        let value = |xattr: &Xattr| (Self::text(&xattr.name).0, Value::String(BASE64.encode(&xattr.value)));
+        let (path, path_b64) = text(path);
+        let (target, target_b64) = target.map(text).map_or((None, None), |(target, b64)| (Some(target), b64));
+        let value = |xattr: &Xattr| (text(&xattr.name).0, Value::String(BASE64.encode(&xattr.value)));
         Self {
             path,
             path_b64,
@@ -64,12 +64,12 @@ impl Record {
             digests: Map::new(),
         }
     }
+}
 
-    /// Bytes as text, and in base64 too when they are not UTF-8.
-    pub fn text(bytes: &[u8]) -> (String, Option<String>) {
-        match std::str::from_utf8(bytes) {
-            Ok(text) => (text.to_owned(), None),
-            Err(_) => (escape(bytes), Some(BASE64.encode(bytes))),
-        }
+/// Bytes as text, and in base64 too when they are not UTF-8.
+pub fn text(bytes: &[u8]) -> (String, Option<String>) {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => (text.to_owned(), None),
+        Err(_) => (escape(bytes), Some(BASE64.encode(bytes))),
     }
 }

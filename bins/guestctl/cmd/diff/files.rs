@@ -15,7 +15,7 @@ use crate::exit::Failure;
 use crate::json;
 use crate::print;
 use crate::progress::Shown;
-use crate::record::Record;
+use crate::record::{Record, text};
 
 /// Problems that are said on standard error; the others are counted, and all of them are in the JSON.
 const SAID: u64 = 1000;
@@ -98,7 +98,7 @@ impl<W: Write> DiffSink for Printer<'_, W> {
         if self.form != Form::Json {
             return Ok(());
         }
-        let path = Record::text(path.as_bytes());
+        let path = text(path.as_bytes());
         let line =
             Unreadable { change: "unreadable", path: path.0, path_b64: path.1, side, offset, error: error.to_string() };
         let written = json::line(&mut self.out, &line);
@@ -270,17 +270,17 @@ impl Line {
             record
                 .digests
                 .extend(digests.map(|(algorithm, digest)| (algorithm.name().to_owned(), digest.clone().into())));
-            let hard_link_to = entry.hard_link_to.as_ref().map(|first| Record::text(first).0);
+            let hard_link_to = entry.hard_link_to.as_ref().map(|first| text(first).0);
             Entry { record, atime_ns: entry.metadata.atime.total_nanoseconds(), hard_link_to }
         };
-        let (path, path_b64) = Record::text(change.path.as_bytes());
+        let (path, path_b64) = text(change.path.as_bytes());
         let content = change.text.as_ref().map(|text| match text {
             TextChange::Text(_) => "text",
             TextChange::Binary => "binary",
             TextChange::TooLarge { .. } => "too_large",
         });
         let diff = match &change.text {
-            Some(TextChange::Text(diff)) => Some(Record::text(diff.patch())),
+            Some(TextChange::Text(diff)) => Some(text(diff.patch())),
             _ => None,
         };
         let (diff, diff_b64) = diff.map_or((None, None), |(text, b64)| (Some(text), b64));
