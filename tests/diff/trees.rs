@@ -407,9 +407,11 @@ fn real_guests_differ_in_what_was_changed() {
     };
     let image = |name: &str| directory.join(name).to_str().unwrap().to_owned();
     let allow = directory.to_str().unwrap();
+    // A slow machine is told how far the work is.
+    let said = |err: &str| err.lines().filter(|line| !line.starts_with("diff: ")).collect::<String>();
     let (base, overlay) = (image("debian-ext4.qcow2"), image("debian-snap1.qcow2"));
     let ran = guestctl(["diff", "--json", "--allow-backing", allow, &base, &overlay]);
-    assert_eq!((ran.code, ran.err.as_str()), (1, ""));
+    assert_eq!((ran.code, said(&ran.err).as_str()), (1, ""));
     let found = told(&ran.out);
     let facts = |path: &str| {
         let found = found.iter().find(|(found, ..)| found == path.as_bytes());
@@ -424,7 +426,7 @@ fn real_guests_differ_in_what_was_changed() {
     assert_eq!(semantic["packages"], Value::Array(Vec::new()));
     // Against itself in another container nothing differs, whether or not anything can be shared.
     let same = guestctl(["diff", &base, &image("debian-ext4.raw")]);
-    assert_eq!((same.code, same.out, same.err.as_str()), (0, Vec::new(), ""));
+    assert_eq!((same.code, same.out, said(&same.err).as_str()), (0, Vec::new(), ""));
 }
 
 #[test]
