@@ -70,9 +70,9 @@ impl Problems {
         problems.into_iter().for_each(|problem| self.push(problem));
     }
 
-    /// Those of another operation, too.
-    pub fn merge(&mut self, more: Self) {
-        let unlisted = more.count.saturating_sub(more.listed.len() as u64);
+    /// Those of a further operation.
+    pub fn append(&mut self, more: Self) {
+        let unlisted = more.count - more.listed.len() as u64;
         self.extend(more.listed);
         self.count += unlisted;
     }

@@ -116,7 +116,7 @@ impl CopyOut {
         let refused = copies.iter().any(|copied| copied.report.refused_what_was_asked());
         let mut problems = Problems::default();
         for Copied { report, .. } in &copies {
-            problems.merge(report.problems.clone());
+            problems.append(report.problems.clone());
         }
         if self.json {
             print::json(&Copies { copies })?;

@@ -243,8 +243,8 @@ impl Job<'_> {
             progress,
         )?;
         report.problems.extend(finish.end()?);
-        report.problems.merge(problems);
-        report.problems.merge(name_problems.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner));
+        report.problems.append(problems);
+        report.problems.append(name_problems.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner));
         if let Some(manifest) = &mut manifest {
             record::tail(entries, report.problems.count, &mut lines)?;
             manifest.write(&lines)?;
