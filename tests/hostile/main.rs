@@ -73,6 +73,7 @@ pub const FILESYSTEM: &[&str] = &[
     "ls -R --json -m /dev/sda IMAGE /",
     "find -m /dev/sda IMAGE /",
     "df --json -m /dev/sda IMAGE",
+    "tar-out -q -m /dev/sda IMAGE / OUT",
 ];
 
 /// The commands for everything else.
@@ -83,6 +84,7 @@ pub const DISK: &[&str] = &[
     "ls -R --json IMAGE /",
     "find IMAGE /",
     "df --json IMAGE",
+    "tar-out -q --json IMAGE / OUT",
 ];
 
 impl Suite {
