@@ -81,9 +81,19 @@ fn by_gnu_tar() {
     }
 }
 
+/// libarchive leaves the directory that it extracts into as it is, takes names of attributes as they are escaped, and adds the
+/// fraction of a time before 1970 where POSIX takes it away.
 #[test]
 fn by_bsdtar() {
     if have("bsdtar") {
-        extracted_is_the_mount("bsdtar", "bsdtar -xp --xattrs --acls --numeric-owner", |_| {});
+        extracted_is_the_mount("bsdtar", "bsdtar -xp --xattrs --acls --numeric-owner", |tree| {
+            tree.remove(&b"/"[..]);
+            for facts in tree.values_mut() {
+                facts.xattrs.retain(|name, _| !name.contains(['=', '%']));
+                if facts.mtime < 1_000_000_000 && facts.mtime % 1_000_000_000 != 0 {
+                    facts.mtime = 0;
+                }
+            }
+        });
     }
 }

@@ -17,6 +17,11 @@ fn run(at: &Path, arguments: &[&str]) -> Ran {
     Ran { code: output.status.code().unwrap(), out: output.stdout, err }
 }
 
+/// Bytes that do not repeat and that any compression makes smaller.
+fn text(len: usize, seed: u64) -> Vec<u8> {
+    pattern(len, seed).into_iter().map(|byte| byte & 7).collect()
+}
+
 /// A filesystem of some files; `None` without the tools for it.
 fn image(at: &Path) -> Option<()> {
     if !["mke2fs", "debugfs", "qemu-img"].into_iter().all(have) {
@@ -24,10 +29,10 @@ fn image(at: &Path) -> Option<()> {
     }
     std::fs::create_dir(at.join("tree")).unwrap();
     for name in ["a", "b", "c"] {
-        std::fs::write(at.join("tree").join(name), pattern(400_000, u64::from(name.as_bytes()[0]))).unwrap();
+        std::fs::write(at.join("tree").join(name), text(400_000, u64::from(name.as_bytes()[0]))).unwrap();
     }
     for index in 0..20_u64 {
-        std::fs::write(at.join(format!("tree/small {index}")), pattern(3000, index)).unwrap();
+        std::fs::write(at.join(format!("tree/small {index}")), text(3000, index)).unwrap();
     }
     std::fs::hard_link(at.join("tree/c"), at.join("tree/c again")).unwrap();
     shell(at, "mke2fs -q -F -t ext4 -b 4096 -O ^metadata_csum,^inline_data -d tree fs.raw 16M");
@@ -97,7 +102,7 @@ fn a_damaged_cluster_is_named_and_zeroes_stand_for_it() {
         }
         // And its bytes are zero in the archive.
         if path == "/b" {
-            let content = &pattern(400_000, u64::from(b'b'))[..512];
+            let content = &text(400_000, u64::from(b'b'))[..512];
             let begins = whole.windows(512).position(|window| window == content).unwrap();
             let bytes = &found[begins + start as usize..begins + end as usize];
             assert!(bytes.iter().all(|byte| *byte == 0));
@@ -192,4 +197,30 @@ fn what_is_no_directory_is_said() {
     assert_eq!((ran.code, ran.out.len()), (9, 0), "{}", ran.err);
     let ran = guestctl(["tar-out", "-q", demo, "/nowhere"]);
     assert_eq!((ran.code, ran.out.len()), (9, 0), "{}", ran.err);
+}
+
+/// A symbolic link and a directory of one name: who unpacked both would write where the link leads.
+#[test]
+fn of_a_name_that_is_there_twice_only_the_first_is_taken() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = directory.path();
+    if image(at).is_none() {
+        return;
+    }
+    shell(
+        at,
+        "mkdir t t/real; echo mine >t/real/passwd; ln -s /outside t/trap; mke2fs -q -F -t ext4 -O ^metadata_csum -d t twice.raw 8M
+         debugfs -w -R 'ln real trbp' twice.raw 2>/dev/null",
+    );
+    let mut bytes = std::fs::read(at.join("twice.raw")).unwrap();
+    let other = bytes.windows(4).position(|window| window == b"trbp").unwrap();
+    bytes[other..other + 4].copy_from_slice(b"trap");
+    std::fs::write(at.join("twice.raw"), bytes).unwrap();
+    let ran = run(at, &["tar-out", "-q", "-m", "/dev/sda", "twice.raw", "/", "archive"]);
+    assert_eq!(ran.code, 3, "{}", ran.err);
+    assert!(ran.err.contains("/trap: ") && ran.err.contains("a second entry"), "{}", ran.err);
+    let listed = shell(at, "tar -tvf archive");
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    let traps: Vec<&str> = listed.lines().filter(|line| line.contains("trap")).collect();
+    assert!(traps.len() == 1 && traps[0].ends_with("./trap -> /outside"), "{listed}");
 }

@@ -137,6 +137,7 @@ fn attributes(at: &Path) {
     set("user.lines", b"one\ntwo\n\n17 path=elsewhere\n");
     set("user.not text", b"\xff\0\xfe\0");
     set("user.100%", b"percent");
+    set("user.a=b", b"equals");
     set("trusted.empty", b"");
     shell(
         at,
