@@ -67,6 +67,9 @@ impl Entry<'_> {
     }
 }
 
+/// Names of a directory whose inodes are asked for ahead, in the order of the disk.
+const EXPECT: usize = 1024;
+
 /// A directory whose entries are still to be visited, from `next` on.
 struct Level {
     names: Listing,
@@ -146,6 +149,13 @@ impl<'a> Walk<'a> {
         else {
             return Ok(None);
         };
+        if self.is_second_name() {
+            let kind = location.fs.identity().kind.name();
+            let found = "a second entry of this name";
+            let error = Error::corrupt(kind, "directory entry", 0, found, "one entry for each name");
+            let error = error.at_path(location.path.as_bytes());
+            return Ok(Some(Step::Problem(location.path, error)));
+        }
         let metadata = match location.metadata() {
             Ok(metadata) => metadata,
             Err(error) => return Ok(Some(Step::Problem(location.path, error))),
@@ -174,6 +184,14 @@ impl<'a> Walk<'a> {
         Ok(None)
     }
 
+    /// Whether the name that was given last is the same as the one before it. Who took both could be led out of a tree
+    /// that they write: by a symbolic link, and then through it by a directory.
+    fn is_second_name(&self) -> bool {
+        let Some(level) = self.levels.last() else { return false };
+        let name_at = |back: usize| level.names.get(level.next.checked_sub(back)?).map(|(name, _)| name);
+        level.next > 1 && name_at(1) == name_at(2)
+    }
+
     fn next_name(&mut self) -> Option<(Location, Vec<u8>)> {
         loop {
             let level = self.levels.last_mut()?;
@@ -182,8 +200,12 @@ impl<'a> Walk<'a> {
                 self.levels.pop();
                 continue;
             };
-            level.next += 1;
             let directory = &level.directory;
+            if level.next.is_multiple_of(EXPECT) {
+                let ahead = (level.next..).map_while(|at| level.names.get(at)).take(EXPECT);
+                directory.fs.expect(&mut ahead.map(|(_, inode)| inode));
+            }
+            level.next += 1;
             let child =
                 Location { fs: directory.fs.clone(), mount: directory.mount, inode, path: directory.path.join(name) };
             let mut relative = Vec::with_capacity(level.relative.len() + 1 + name.len());

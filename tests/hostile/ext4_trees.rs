@@ -45,6 +45,9 @@ fn damaged_extents() {
         "cat -m /dev/sda IMAGE /etc/os-release",
         "tar-out -q --json -j 3 -m /dev/sda IMAGE / OUT",
         "checksum -q --json -j 3 -m /dev/sda IMAGE /",
+        "du --json -m /dev/sda IMAGE",
+        "find -l -empty -m /dev/sda IMAGE /",
+        "grep -L -m /dev/sda IMAGE zzzz /",
     ];
     let header = [("eh_magic", 0, 2), ("eh_entries", 2, 2), ("eh_max", 4, 2), ("eh_depth", 6, 2)];
     let first = [("ee_block", 12, 4), ("ee_len", 16, 2), ("ee_start_hi", 18, 2), ("ee_start", 20, 4)];

@@ -74,6 +74,7 @@ pub const FILESYSTEM: &[&str] = &[
     "find -m /dev/sda IMAGE /",
     "df --json -m /dev/sda IMAGE",
     "tar-out -q -m /dev/sda IMAGE / OUT",
+    "diff --json -m /dev/sda IMAGE IMAGE",
 ];
 
 /// The commands for everything else.
