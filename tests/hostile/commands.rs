@@ -22,6 +22,15 @@ pub const READ: &[&str] = &[
 /// The same for formats without a consistency check and snapshots.
 const READ_OTHERS: &[&str] = READ.split_at(6).0;
 
+/// What reads all that is in a filesystem.
+pub const TREE: &[&str] = &[
+    "tar-out -q -m /dev/sda IMAGE / OUT",
+    "tar-out -q --json --no-sparse --all-times -j 3 -m /dev/sda IMAGE / OUT",
+    "tar-out -q --compress zstd --exclude=*.log --include=/* -m /dev/sda IMAGE / OUT",
+    "checksum -q -m /dev/sda IMAGE /",
+    "checksum -q --json -A md5 -A blake3 -j 3 -m /dev/sda IMAGE /",
+];
+
 /// What changes an overlay.
 const CHANGE: &[&str] = &[
     "check --json IMAGE",

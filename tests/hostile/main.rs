@@ -74,6 +74,7 @@ pub const FILESYSTEM: &[&str] = &[
     "ls -R --json -m /dev/sda IMAGE /",
     "find -m /dev/sda IMAGE /",
     "df --json -m /dev/sda IMAGE",
+    "tar-out -q -m /dev/sda IMAGE / OUT",
     "diff --json -m /dev/sda IMAGE IMAGE",
 ];
 
@@ -85,6 +86,7 @@ pub const DISK: &[&str] = &[
     "ls -R --json IMAGE /",
     "find IMAGE /",
     "df --json IMAGE",
+    "tar-out -q --json IMAGE / OUT",
 ];
 
 impl Suite {
