@@ -86,7 +86,7 @@ fn several_digests_at_once_are_those_of_each() {
     let demo = demo.to_str().unwrap();
     let all = ["crc", "md5", "sha1", "sha224", "sha256", "sha384", "sha512", "blake3", "xxh3"];
     let mut arguments = vec!["checksum", "-q", "--json", demo];
-    arguments.extend(all.iter().flat_map(|name| ["-A", name]));
+    arguments.extend(all.iter().flat_map(|name| ["-A", *name]));
     let lines = guestctl(&arguments).text();
     let mut together = BTreeMap::new();
     for line in lines.lines() {

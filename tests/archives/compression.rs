@@ -9,13 +9,8 @@ use guestctl::ops::StreamCompression;
 use super::program::{guestctl, program};
 use super::support::{have, shell};
 
-const PROGRAMS: [(&str, &str, &[&str]); 5] = [
-    ("gzip", "gz", &["1", "12"]),
-    ("bzip2", "bz2", &["1", "9"]),
-    ("xz", "xz", &["0", "9"]),
-    ("zstd", "zst", &["1", "19"]),
-    ("lz4", "lz4", &["1"]),
-];
+const PROGRAMS: [(&str, &[&str]); 5] =
+    [("gzip", &["1", "12"]), ("bzip2", &["1", "9"]), ("xz", &["0", "9"]), ("zstd", &["1", "19"]), ("lz4", &["1"])];
 
 /// An image with more in it than the longest piece has bytes; `None` without the tool that makes it.
 fn image(at: &Path) -> Option<()> {
@@ -24,9 +19,9 @@ fn image(at: &Path) -> Option<()> {
     }
     std::fs::create_dir(at.join("tree")).unwrap();
     let text: Vec<u8> =
-        (0..700_000u32).flat_map(|n| format!("line {}\n", n.wrapping_mul(2_654_435_761)).into_bytes()).collect();
+        (0..150_000u32).flat_map(|n| format!("line {}\n", n.wrapping_mul(2_654_435_761)).into_bytes()).collect();
     std::fs::write(at.join("tree/text"), &text).unwrap();
-    std::fs::write(at.join("tree/random"), super::corners::pattern(3_000_000, 5)).unwrap();
+    std::fs::write(at.join("tree/random"), super::corners::pattern(1_000_000, 5)).unwrap();
     shell(at, "truncate -s 9M tree/zeroes; mke2fs -q -F -t ext4 -d tree fs.raw 64M");
     Some(())
 }
@@ -51,15 +46,15 @@ fn own_programs_unpack_it_and_threads_do_not_show() {
         return;
     }
     let plain = tar_out(at, &[]);
-    assert!(plain.len() > 20 << 20);
-    for (name, _, levels) in PROGRAMS {
+    assert!(plain.len() > 10 << 20);
+    for (name, levels) in PROGRAMS {
         if !have(name) {
             continue;
         }
         let mut sizes = Vec::new();
         for level in std::iter::once(None).chain(levels.iter().copied().map(Some)) {
             let mut options = vec!["--compress", name, "-j", "1"];
-            options.extend(level.iter().flat_map(|level| ["--level", level]));
+            options.extend(level.iter().flat_map(|level| ["--level", *level]));
             let packed = tar_out(at, &options);
             options[3] = "5";
             assert!(tar_out(at, &options) == packed, "{name} {level:?}: threads show");
@@ -79,7 +74,7 @@ fn own_programs_unpack_it_and_threads_do_not_show() {
             assert!(output.status.success() && output.stdout == plain, "{name} {level:?}");
             sizes.push(packed.len());
         }
-        assert!(sizes.iter().all(|size| *size < plain.len() / 2), "{name}: {sizes:?} of {}", plain.len());
+        assert!(sizes.iter().all(|size| *size < plain.len() / 4 * 3), "{name}: {sizes:?} of {}", plain.len());
         if let [_, fast, best] = sizes[..] {
             assert!(best < fast, "{name}: {sizes:?}");
         }

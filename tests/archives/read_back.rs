@@ -13,7 +13,7 @@ use super::extracted::{comparable, groups};
 use super::facts::{Contents, DataDigest, Facts, Tree, mounted, same};
 use super::guest::guest;
 use super::program::program;
-use super::support::{have, skipped};
+use super::support::have;
 
 /// A member of an archive.
 #[derive(Debug)]
@@ -170,8 +170,10 @@ fn told(tree: Tree) -> Tree {
 fn by_pythons_tarfile() {
     let Some(guest) = guest() else { return };
     let archive = guest.directory().join("for-python.tar");
-    let ran =
-        program().args(["tar-out", "-q", "-m", "/dev/sda"]).args([&guest.image, Path::new("/"), &archive]).status();
+    let ran = program()
+        .args(["tar-out", "-q", "-m", "/dev/sda"])
+        .args([guest.image.as_path(), Path::new("/"), archive.as_path()])
+        .status();
     assert!(ran.unwrap().success());
     let Some(members) = by_python(&archive) else { return };
     let kernel = guest.mounted();
@@ -229,7 +231,7 @@ fn by_the_tar_crate() {
     let mut child = program()
         .args(["tar-out", "-q", "-m", "/dev/sda", "--no-sparse"])
         .args(LARGE)
-        .args([&guest.image, Path::new("/")])
+        .args([guest.image.as_path(), Path::new("/")])
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -311,8 +313,6 @@ fn the_demo_guest_by_pythons_tarfile() {
     listed.values_mut().for_each(|facts| facts.sha256 = None);
     let mut ours = told(ours);
     ours.values_mut().for_each(|facts| facts.sha256 = None);
-    if listed.is_empty() {
-        skipped("the listing is empty");
-    }
+    assert!(listed.len() > 100);
     same("the demo guest", &told(listed), &ours);
 }
