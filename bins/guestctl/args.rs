@@ -27,7 +27,7 @@ pub struct Everywhere {
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 system error, 2 usage, 3 parts unreadable, 4 limit or space, 5 refused by policy, \
                           7 unsupported, 8 corrupt image, 9 not found in the guest, 75 try again later, 130 cancelled. \
-                          compare and check have those of qemu-img.";
+                          compare and check have those of qemu-img, diff those of diff(1): 1 different, 2 trouble.";
 
 impl Args {
     /// The program's arguments. When the first is a subcommand only that one is defined: defining all of them takes as long
@@ -39,7 +39,9 @@ impl Args {
         };
         let command = clap::Command::new("guestctl").version(env!("CARGO_PKG_VERSION")).propagate_version(true);
         let command = Everywhere::augment_args(command).disable_help_subcommand(true).subcommand(only);
-        let mut matches = command.get_matches();
+        let is_find = word.as_deref().is_some_and(|word| word == "find");
+        let arguments = std::env::args_os().map(|word| if is_find { cmd::find::two_hyphens(word) } else { word });
+        let mut matches = command.get_matches_from(arguments);
         Self::from_arg_matches_mut(&mut matches).unwrap_or_else(|error| error.exit())
     }
 }
@@ -49,6 +51,7 @@ macro_rules! subcommands {
     ($(#[doc = $about:literal] $name:ident($arguments:ty) = $word:literal,)*) => {
         /// The subcommands.
         #[derive(Debug, Subcommand)]
+        #[allow(clippy::large_enum_variant, reason = "there is one of these in the program's life")]
         pub enum Command {
             $(#[doc = $about] $name($arguments),)*
         }
@@ -76,22 +79,38 @@ subcommands! {
     Cat(cmd::cat::Cat) = "cat",
     /// Find paths in a guest.
     Find(cmd::find::Find) = "find",
+    /// Search guest files for a pattern.
+    Grep(cmd::grep::Grep) = "grep",
     /// Show what is known of guest paths.
     Stat(cmd::stat::Stat) = "stat",
     /// Copy a guest file or device out.
     Download(cmd::download::Download) = "download",
+    /// Write a guest directory as a cpio archive.
+    CpioOut(cmd::cpio_out::CpioOut) = "cpio-out",
+    /// Copy a guest's newest kernel out.
+    GetKernel(cmd::get_kernel::GetKernel) = "get-kernel",
+    /// List what is in an initial RAM disk of a guest.
+    InitrdList(cmd::initrd::InitrdList) = "initrd-list",
+    /// Print files of an initial RAM disk of a guest.
+    InitrdCat(cmd::initrd::InitrdCat) = "initrd-cat",
     /// Print digests of guest files, trees and devices.
     Checksum(cmd::checksum::Checksum) = "checksum",
     /// Copy a guest's tree out as a tar archive.
     TarOut(cmd::tar_out::TarOut) = "tar-out",
+    /// Copy guest files and directories out.
+    CopyOut(cmd::copy_out::CopyOut) = "copy-out",
     /// Show the free space of a guest's filesystems.
     Df(cmd::df::Df) = "df",
+    /// Show how much space guest directories take.
+    Du(cmd::du::Du) = "du",
     /// Show what an image file says about itself.
     Info(cmd::info::Info) = "info",
     /// Show which parts of a disk are data.
     Map(cmd::map::Map) = "map",
     /// Say whether two disks hold the same bytes.
     Compare(cmd::compare::Compare) = "compare",
+    /// Say what differs between two guests.
+    Diff(cmd::diff::Diff) = "diff",
     /// Make a new image.
     Create(cmd::create::Create) = "create",
     /// Convert an image into another format.
@@ -162,15 +181,22 @@ pub struct GuestArgs {
     pub mount: Vec<String>,
 }
 
-/// Which entries of a tree, and on how many threads.
+/// Which entries of a tree.
 #[derive(Debug, Clone, ClapArgs)]
-pub struct BulkArgs {
+pub struct FilterArgs {
     /// Leave out what matches this pattern, in gitignore's syntax on guest paths; repeatable.
     #[arg(long, value_name = "PATTERN")]
     pub exclude: Vec<String>,
     /// Take only what matches this pattern, and what is below it; repeatable.
     #[arg(long, value_name = "PATTERN")]
     pub include: Vec<String>,
+}
+
+/// Which entries of a tree, and on how many threads.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct BulkArgs {
+    #[command(flatten)]
+    pub entries: FilterArgs,
     /// Threads; without a number as many as there are processors. The output is the same on any number.
     #[arg(short = 'j', long, value_name = "N")]
     pub jobs: Option<usize>,

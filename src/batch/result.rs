@@ -64,7 +64,7 @@ pub struct ItemResult {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub signal: Option<i32>,
     /// Why it did not succeed: the word of an [`ErrorKind`](crate::ErrorKind::name), or `temporary`, `answer` (the exit code
-    /// is that of check or compare), `timeout`, `signal`, `panic`, `out-of-memory`, `quarantined`, `cancelled`.
+    /// is that of check, compare or diff), `timeout`, `signal`, `panic`, `out-of-memory`, `quarantined`, `cancelled`.
     pub error_kind: Option<String>,
     /// The last command's error.
     pub message: Option<String>,

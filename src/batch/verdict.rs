@@ -26,8 +26,8 @@ pub(super) struct Verdict {
     pub(super) again: Again,
 }
 
-/// Commands whose exit codes are those of qemu-img: an answer, and not one of ours.
-const ANSWERS: &[&str] = &["check", "compare"];
+/// Commands whose exit codes are those of qemu-img or diff(1): an answer, and not one of ours.
+const ANSWERS: &[&str] = &["check", "compare", "diff"];
 
 /// Error numbers of what can go away: EINTR, EAGAIN, ENFILE, EMFILE, ETXTBSY, ECONNRESET, ETIMEDOUT, ECONNREFUSED,
 /// EHOSTDOWN, EHOSTUNREACH, ESTALE.

@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 
 use super::child::{self, Bounds};
 use super::output::encode;
-use super::parent::PARENT;
+use super::parent::{MEMORY, PARENT};
 use super::plan::{Item, Plan};
 use super::result::{ItemResult, Status};
 use super::verdict::{Again, Verdict, can_start_later};
@@ -136,6 +136,9 @@ impl Worker<'_> {
             let mut command = Command::new(&self.program);
             command.args(&words).env("RAYON_NUM_THREADS", self.threads.to_string());
             command.env(PARENT, std::process::id().to_string());
+            if let Some(bytes) = self.options.memory_limit {
+                command.env(MEMORY, bytes.to_string());
+            }
             if let Some(file) = &file {
                 command.stdout(file.descriptor()?);
             }

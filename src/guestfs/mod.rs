@@ -5,12 +5,16 @@
 //! Drives are never written to.
 
 mod bulk;
+mod comparing;
+mod copying;
 mod create;
 mod devices;
 mod drive;
 mod files;
 mod inspection;
+mod kernel;
 mod listing;
+mod looking;
 mod mounting;
 
 use std::collections::BTreeMap;
@@ -20,7 +24,9 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 pub use drive::DriveOptions;
 pub use files::Stat;
+pub use kernel::{GetKernelOptions, GuestKernel, KernelFile};
 pub use listing::Listed;
+pub use looking::{Dirent, GrepFlags, TskDirent};
 
 use crate::error::{Error, Result};
 use crate::fs::{Filesystem, MountTable};

@@ -3,6 +3,7 @@
 //! There is one walk ([`walk()`]); whatever looks at many files is an [`EntrySink`]. Parallel work starts here and above,
 //! never below, on the rayon pool that the caller is in; what comes out never depends on the number of threads.
 
+mod both;
 pub mod bulk;
 mod check;
 mod checksum;
@@ -10,13 +11,19 @@ mod commit;
 mod compare;
 mod compress;
 mod convert;
+mod copy_out;
+mod cpio;
 mod create;
+mod diff;
 mod download;
+mod du;
 mod filter;
 mod find;
 mod free_space;
 mod gather;
 mod glob;
+mod grep;
+mod initrd;
 mod links;
 mod long;
 mod map;
@@ -27,6 +34,7 @@ mod rebase;
 mod resize;
 mod serve;
 mod snapshot;
+mod stream;
 mod tar_out;
 mod turnstile;
 mod walk;
@@ -42,12 +50,27 @@ pub use commit::{CommitOptions, commit};
 pub use compare::{CompareOptions, Comparison, compare};
 pub use compress::StreamCompression;
 pub use convert::{ConvertOptions, Converted, convert, convert_into};
+pub use copy_out::{
+    Clash, CopiedEntries, CopyOutOptions, CopyOutReport, FactCount, ForeignName, ForeignNames, ForeignNamesFound,
+    Manifest, copy_out,
+};
+pub use cpio::{CpioOptions, CpioWritten, cpio_out, cpio_to};
 pub use create::create;
-pub use download::{download, write_to};
+pub use diff::{
+    Change, ChangeKind, DiffEntry, DiffFact, DiffIgnore, DiffOptions, DiffProblem, DiffReport, DiffSide, DiffSink,
+    TextChange, TextDiff, TextOptions, diff,
+};
+pub use download::{download, download_all, write_to};
+pub use du::{DuLine, DuOptions, DuSink, Usage, du};
 pub use filter::{Filter, Verdict};
-pub use find::{find, find_each, find0};
+pub use find::{
+    Compare, Context as FindContext, FindOptions, FindTest, ModeTest, TimeField, find, find_each, find_with, find0,
+    timestamp,
+};
 pub use free_space::free_ranges;
 pub use glob::glob_expand;
+pub use grep::{GrepEvent, GrepMode, GrepOptions, Grepped, MAX_CONTEXT, Pattern, Syntax, grep, grep_content};
+pub use initrd::{InitrdEntry, InitrdVisitor, Packing, initrd_cat, initrd_each, initrd_list};
 pub use long::{Owners, Row, long_listing, long_row};
 pub use map::{MapEntry, map};
 pub use measure::{Measured, measure};

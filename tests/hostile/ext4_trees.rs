@@ -43,6 +43,9 @@ fn damaged_extents() {
         "ls -R --json --checksum crc -m /dev/sda IMAGE /",
         "cat -m /dev/sda IMAGE /holes",
         "cat -m /dev/sda IMAGE /etc/os-release",
+        "du --json -m /dev/sda IMAGE",
+        "find -l -empty -m /dev/sda IMAGE /",
+        "grep -L -m /dev/sda IMAGE zzzz /",
     ];
     let header = [("eh_magic", 0, 2), ("eh_entries", 2, 2), ("eh_max", 4, 2), ("eh_depth", 6, 2)];
     let first = [("ee_block", 12, 4), ("ee_len", 16, 2), ("ee_start_hi", 18, 2), ("ee_start", 20, 4)];

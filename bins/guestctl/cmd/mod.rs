@@ -8,13 +8,20 @@ pub mod commit;
 pub mod compare;
 pub mod completions;
 pub mod convert;
+pub mod copy_out;
+pub mod cpio_out;
 pub mod create;
 pub mod df;
+pub mod diff;
 pub mod download;
+pub mod du;
 pub mod exports;
 pub mod filesystems;
 pub mod find;
+pub mod get_kernel;
+pub mod grep;
 pub mod info;
+pub mod initrd;
 pub mod inspect;
 pub mod ls;
 pub mod man;
@@ -44,10 +51,18 @@ pub fn run(args: Args) -> Outcome {
         Command::Download(command) => command.run(),
         Command::Checksum(command) => command.run(),
         Command::TarOut(command) => command.run(),
+        Command::CopyOut(command) => command.run(),
         Command::Df(command) => command.run(),
+        Command::Du(command) => command.run(),
+        Command::CpioOut(command) => command.run(),
+        Command::GetKernel(command) => command.run(),
+        Command::Grep(command) => command.run(),
+        Command::InitrdCat(command) => command.run(),
+        Command::InitrdList(command) => command.run(),
         Command::Info(command) => command.run(),
         Command::Map(command) => command.run(),
         Command::Compare(command) => command.run(),
+        Command::Diff(command) => command.run(),
         Command::Create(command) => command.run(),
         Command::Convert(command) => command.run(),
         Command::Measure(command) => command.run(),
