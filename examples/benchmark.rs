@@ -52,25 +52,34 @@ fn main() -> Result<()> {
         ("launch", Box::new(|| launched(&image)?.shutdown().map(|()| 0))),
         ("inspect and mount", Box::new(|| mounted(&image)?.shutdown().map(|()| 0))),
         ("read a file", Box::new(|| Ok(g.read_file("/etc/passwd")?.len() as u64))),
-        ("read the disk", Box::new(|| {
-            let content = g.open_content(&device)?;
-            let mut buf = vec![0; 1 << 20];
-            for at in (0..content.size()).step_by(buf.len()) {
-                let len = (content.size() - at).min(buf.len() as u64) as usize;
-                content.read_exact_at(&mut buf[..len], at)?;
-            }
-            Ok(content.size())
-        })),
-        ("SHA-256 of the disk", Box::new(|| {
-            let content = g.open_content(&device)?;
-            checksum(&content, Algorithm::Sha256, &Silent)?;
-            Ok(content.size())
-        })),
-        ("tar of the tree", Box::new(|| {
-            let mut archive = Counted(0);
-            tar_out(&mounts, &GuestPath::root(), &mut archive, &TarOptions::default(), &Silent)?;
-            Ok(archive.0)
-        })),
+        (
+            "read the disk",
+            Box::new(|| {
+                let content = g.open_content(&device)?;
+                let mut buf = vec![0; 1 << 20];
+                for at in (0..content.size()).step_by(buf.len()) {
+                    let len = (content.size() - at).min(buf.len() as u64) as usize;
+                    content.read_exact_at(&mut buf[..len], at)?;
+                }
+                Ok(content.size())
+            }),
+        ),
+        (
+            "SHA-256 of the disk",
+            Box::new(|| {
+                let content = g.open_content(&device)?;
+                checksum(&content, Algorithm::Sha256, &Silent)?;
+                Ok(content.size())
+            }),
+        ),
+        (
+            "tar of the tree",
+            Box::new(|| {
+                let mut archive = Counted(0);
+                tar_out(&mounts, &GuestPath::root(), &mut archive, &TarOptions::default(), &Silent)?;
+                Ok(archive.0)
+            }),
+        ),
     ];
     println!("{:<20} {:>12} {:>12} {:>12} {:>10}", "work", "median", "shortest", "bytes", "MB/s");
     for (name, work) in works {

@@ -34,7 +34,9 @@ pub fn expand_images(argument: &OsStr) -> Result<Vec<PathBuf>> {
         for base in level {
             match component {
                 Component::Normal(name) if name.as_bytes() == b"**" => below(&base, &mut next),
-                Component::Normal(name) if name.as_bytes().iter().any(|byte| matches!(byte, b'*' | b'?' | b'[' | b'\\')) => {
+                Component::Normal(name)
+                    if name.as_bytes().iter().any(|byte| matches!(byte, b'*' | b'?' | b'[' | b'\\')) =>
+                {
                     next.extend(entries(&base).filter(|path| fits(name, path)));
                 }
                 other => next.push(base.join(other)),
@@ -101,7 +103,8 @@ mod tests {
     #[test]
     fn wildcards_find_sorted_files() {
         let directory = tempfile::tempdir().unwrap();
-        for name in ["b.raw", "a.raw", "c.img", ".hidden.raw", "x[1].raw", "sub/d.raw", "sub/deep/e.raw", ".git/f.raw"] {
+        for name in ["b.raw", "a.raw", "c.img", ".hidden.raw", "x[1].raw", "sub/d.raw", "sub/deep/e.raw", ".git/f.raw"]
+        {
             let path = directory.path().join(name);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, b"").unwrap();

@@ -85,8 +85,11 @@ mod tests {
     #[test]
     fn nothing_is_lost() {
         for (printed, expected, encoding) in [
-            (&b"{\n  \"b\": [1, 2.50, 18446744073709551616],\n  \"a\": \"x \\\" { y\"\n}\n"[..],
-                r#"{"b":[1,2.50,18446744073709551616],"a":"x \" { y"}"#, Encoding::Json),
+            (
+                &b"{\n  \"b\": [1, 2.50, 18446744073709551616],\n  \"a\": \"x \\\" { y\"\n}\n"[..],
+                r#"{"b":[1,2.50,18446744073709551616],"a":"x \" { y"}"#,
+                Encoding::Json,
+            ),
             (b"{\"a\": 1}\n{\"a\": 2}\n", r#"[{"a":1},{"a":2}]"#, Encoding::JsonSequence),
             (b"null\n", "null", Encoding::Json),
             (b"1\n2\n", r#""1\n2\n""#, Encoding::Text),

@@ -136,7 +136,11 @@ fn refuse_twins(images: &[PathBuf]) -> Result<()> {
     for image in images {
         // `./a//b` is `a/b`, but the text of an address is not a path's.
         let is_address = image.as_os_str().as_bytes().windows(3).any(|bytes| bytes == b"://");
-        let plain = if is_address { image.clone() } else { image.components().filter(|part| *part != Component::CurDir).collect() };
+        let plain = if is_address {
+            image.clone()
+        } else {
+            image.components().filter(|part| *part != Component::CurDir).collect()
+        };
         if !seen.insert(plain) {
             let message = format!("{} is in the list twice", escape(image.as_os_str().as_bytes()));
             return Err(Error::invalid(message));

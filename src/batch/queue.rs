@@ -187,7 +187,8 @@ mod tests {
 
     #[test]
     fn a_full_device_does_not_hold_up_another() {
-        let queue = queue(2, 1000, &[(A, false), (A, false), (A, false), (B, false), (A, false), (Device::Elsewhere, false)]);
+        let queue =
+            queue(2, 1000, &[(A, false), (A, false), (A, false), (B, false), (A, false), (Device::Elsewhere, false)]);
         let mut held = Vec::new();
         assert_eq!(all(&queue, &mut held), [0, 1, 3, 5]);
         // The room of an image of another device is no room for these.

@@ -104,7 +104,11 @@ impl Record {
         let lock = lock.map_err(|error| fail("open", &path, error))?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|errno| {
             let error = fail("lock", &path, errno.into());
-            if errno == rustix::io::Errno::WOULDBLOCK { error.with_hint("another run uses this directory") } else { error }
+            if errno == rustix::io::Errno::WOULDBLOCK {
+                error.with_hint("another run uses this directory")
+            } else {
+                error
+            }
         })?;
         hold_plan(directory, plan)?;
         let (mut results, mut attempts) =
@@ -178,9 +182,8 @@ impl Record {
         if let Some(attempts) = &self.attempts {
             lock(attempts).sync()?;
         }
-        let mut text = serde_json::to_vec_pretty(summary).map_err(|error| {
-            Error::io("write", directory.join("summary.json").display(), io::Error::from(error))
-        })?;
+        let mut text = serde_json::to_vec_pretty(summary)
+            .map_err(|error| Error::io("write", directory.join("summary.json").display(), io::Error::from(error)))?;
         text.push(b'\n');
         replace(&directory.join("summary.json"), &text)
     }

@@ -26,8 +26,7 @@ pub enum Status {
 
 impl Status {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Ok, Self::Failed, Self::Timeout, Self::Crashed, Self::Refused, Self::Cancelled];
+    pub const ALL: [Self; 6] = [Self::Ok, Self::Failed, Self::Timeout, Self::Crashed, Self::Refused, Self::Cancelled];
 
     /// The word in results.
     #[must_use]

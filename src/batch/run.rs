@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+use super::RunOptions;
 use super::memory;
 use super::parent;
 use super::plan::Plan;
@@ -15,7 +16,6 @@ use super::result::{Head, ItemResult, Status};
 use super::summary::{Counts, Summary};
 use super::verdict::Verdict;
 use super::work::{Worker, result};
-use super::RunOptions;
 use crate::error::{Error, Result};
 use crate::ops::ordered;
 use crate::progress::Silent;
@@ -56,8 +56,7 @@ pub fn run(
     }
     let halted = AtomicBool::new(false);
     let stop = || halted.load(Ordering::Relaxed) || watch.cancelled();
-    let worker =
-        Worker { plan, options, program: program(options)?, threads: (processors / jobs).max(1), stop: &stop };
+    let worker = Worker { plan, options, program: program(options)?, threads: (processors / jobs).max(1), stop: &stop };
     let queue = Queue::new(room(options));
     let state = Mutex::new(Summary::new(plan.digest(), plan.items().len() as u64));
     let mut shelf = Shelf { record: &record, waiting: BTreeMap::new(), next: 0 };

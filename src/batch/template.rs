@@ -40,7 +40,8 @@ impl Template {
                         b"name" => Part::Name,
                         b"out" => Part::Out,
                         other => {
-                            let message = format!("there is no {{{}}}: {{image}}, {{name}} and {{out}} are known", escape(other));
+                            let message =
+                                format!("there is no {{{}}}: {{image}}, {{name}} and {{out}} are known", escape(other));
                             return Err(Error::invalid(message).with_hint("{{ and }} stand for braces"));
                         }
                     };

@@ -107,6 +107,8 @@ impl Verdict {
             75 => Self::new(Status::Failed, TEMPORARY, Again::Later),
             1 if told.is_passing() => Self::new(Status::Failed, TEMPORARY, Again::Later),
             _ if ANSWERS.contains(&word) => failed("answer"),
+            // grep found nothing, which is no error and has no message.
+            1 if word == "grep" && told.message.is_none() => failed("answer"),
             1 => failed("io"),
             2 => failed("invalid-argument"),
             3 => failed("partial"),
@@ -160,8 +162,22 @@ mod tests {
         let ended = Ended::Exited;
         for (word, ended, messages, status, kind, again) in [
             ("inspect", ended(0), "guestctl: a note\n", Ok, None, Never),
-            ("inspect", ended(1), "guestctl: error: cannot open a: No such file (os error 2)", Failed, Some("io"), Never),
-            ("inspect", ended(1), "guestctl: error: cannot read a: Stale (os error 116)", Failed, Some("temporary"), Later),
+            (
+                "inspect",
+                ended(1),
+                "guestctl: error: cannot open a: No such file (os error 2)",
+                Failed,
+                Some("io"),
+                Never,
+            ),
+            (
+                "inspect",
+                ended(1),
+                "guestctl: error: cannot read a: Stale (os error 116)",
+                Failed,
+                Some("temporary"),
+                Later,
+            ),
             // A name in an image does not look like the system's answer.
             ("inspect", ended(1), "guestctl: error: x (os error 11): no", Failed, Some("io"), Never),
             ("inspect", ended(75), "", Failed, Some("temporary"), Later),
@@ -171,6 +187,8 @@ mod tests {
             ("inspect", ended(42), "", Failed, Some("unknown"), Never),
             ("check", ended(3), "", Failed, Some("answer"), Never),
             ("compare", ended(1), "", Failed, Some("answer"), Never),
+            ("grep", ended(1), "", Failed, Some("answer"), Never),
+            ("grep", ended(1), "guestctl: error: cannot open a: gone", Failed, Some("io"), Never),
             ("inspect", ended(101), "thread 'main' panicked at x:\nboo\n", Crashed, Some("panic"), Once),
             ("inspect", ended(143), "", Crashed, Some("signal"), Once),
             ("inspect", Ended::Killed(9), "", Crashed, Some("signal"), Once),
@@ -190,7 +208,8 @@ mod tests {
         let text = "guestctl: a note\nguestctl: error: it broke\nhint: mend it\n";
         let verdict = Verdict::of("inspect", Ended::Exited(8), text.as_bytes());
         assert_eq!((verdict.message.as_deref(), verdict.hint.as_deref()), (Some("it broke"), Some("mend it")));
-        let usage = "error: unexpected argument '--x' found\n\nUsage: guestctl\n\nFor more information, try '--help'.\n";
+        let usage =
+            "error: unexpected argument '--x' found\n\nUsage: guestctl\n\nFor more information, try '--help'.\n";
         let verdict = Verdict::of("inspect", Ended::Exited(2), usage.as_bytes());
         assert_eq!(verdict.message.as_deref(), Some("unexpected argument '--x' found"));
         let panic = "\nthread 'main' (7) panicked at src/x.rs:1:\nboo\nnote: run with\n";

@@ -111,7 +111,10 @@ mod tests {
             ("# nothing\n  \t\n", vec![]),
             ("inspect {image}", vec![vec!["inspect", "{image}"]]),
             ("a b # c\r\n\td#e\n", vec![vec!["a", "b"], vec!["d#e"]]),
-            (r#"cat {image} '/a b' "c \"d\" \\ \n" e\ f"#, vec![vec!["cat", "{image}", "/a b", r#"c "d" \ \n"#, "e f"]]),
+            (
+                r#"cat {image} '/a b' "c \"d\" \\ \n" e\ f"#,
+                vec![vec!["cat", "{image}", "/a b", r#"c "d" \ \n"#, "e f"]],
+            ),
             (r#"'' "" a''b '#' \# '|;$'"#, vec![vec!["", "", "ab", "#", "#", "|;$"]]),
             (r"'\' \\", vec![vec![r"\", r"\"]]),
             (r#"pre'mid'"post""#, vec![vec!["premidpost"]]),

@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
+use super::RunOptions;
 use super::child::{self, Bounds};
 use super::output::encode;
 use super::parent::{MEMORY, PARENT};
 use super::plan::{Item, Plan};
 use super::result::{ItemResult, Status};
 use super::verdict::{Again, Verdict, can_start_later};
-use super::RunOptions;
 use crate::bytes::escape;
 use crate::error::{Error, Result};
 

@@ -42,9 +42,10 @@ impl Operation {
             Self::Extract => {
                 (vec!["copy-out", "--quiet", "--json", "{image}", "/", "{out}/{name}"], Some("{name}".to_owned()))
             }
-            Self::Tar => {
-                (vec!["tar-out", "--quiet", "--json", "{image}", "/", "{out}/{name}.tar"], Some("{name}.tar".to_owned()))
-            }
+            Self::Tar => (
+                vec!["tar-out", "--quiet", "--json", "{image}", "/", "{out}/{name}.tar"],
+                Some("{name}.tar".to_owned()),
+            ),
             Self::Convert => {
                 let Some(format) = format else {
                     return Err(Error::invalid("--op convert needs the new format, -O FORMAT"));
@@ -95,7 +96,8 @@ fn refuse_images_as_targets(plan: &Plan, target: impl Fn(&str) -> PathBuf) -> Re
     let images: HashSet<_> = plan.items().iter().filter_map(|item| item.image.canonicalize().ok()).collect();
     match existing.iter().find(|target| images.contains(*target)) {
         Some(target) => {
-            let error = Error::invalid(format!("{} is an image of the list and would be overwritten", target.display()));
+            let error =
+                Error::invalid(format!("{} is an image of the list and would be overwritten", target.display()));
             Err(error.with_hint("take another output directory"))
         }
         None => Ok(()),
