@@ -271,6 +271,16 @@ pub const CLOSED_DIRECTORIES: usize = 1 << 14;
 /// Things that could not be read of which a report tells; more are counted. Ours.
 pub const REPORTED_PROBLEMS: usize = 10_000;
 
+/// Bytes that one image of a batch may print when they are kept in its result. Ours; the digests of 100,000 files. What goes
+/// into files has no limit.
+pub const BATCH_OUTPUT_BYTES: usize = 16 << 20;
+
+/// Bytes of messages of one image of a batch that are looked at, the last ones. Ours.
+pub const BATCH_MESSAGE_BYTES: usize = 64 << 10;
+
+/// Bytes of one line in the records of a batch. Ours; an output at its limit with every byte escaped.
+pub const BATCH_LINE_BYTES: usize = 128 << 20;
+
 /// `found` if it is within `limit`, else the [`Limit`](crate::ErrorKind::Limit) error that names it.
 pub fn check(what: &'static str, found: u64, limit: u64) -> Result<u64> {
     if found <= limit { Ok(found) } else { Err(Error::limit(what, limit, found)) }

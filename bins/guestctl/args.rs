@@ -27,7 +27,7 @@ pub struct Everywhere {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 system error, 2 usage, 3 parts unreadable, 4 limit or space, 5 refused by policy, \
-                          7 unsupported, 8 corrupt image, 9 not found in the guest, 130 cancelled. \
+                          7 unsupported, 8 corrupt image, 9 not found in the guest, 75 try again later, 130 cancelled. \
                           compare and check have those of qemu-img, diff those of diff(1): 1 different, 2 trouble.";
 
 impl Args {
@@ -59,7 +59,7 @@ macro_rules! subcommands {
 
         impl Command {
             /// The definition of the subcommand that is called `word`.
-            fn definition(word: &str) -> Option<clap::Command> {
+            pub fn definition(word: &str) -> Option<clap::Command> {
                 match word {
                     $($word => Some(<$arguments>::augment_args(clap::Command::new($word)).about($about.trim())),)*
                     _ => None,
@@ -130,6 +130,8 @@ subcommands! {
     Snapshot(cmd::snapshot::Snapshot) = "snapshot",
     /// Serve images over NBD.
     Serve(cmd::serve::Serve) = "serve",
+    /// Do the same with many images.
+    Batch(cmd::batch::Batch) = "batch",
     /// Print the JSON Schema of `inspect --json`.
     Schema(cmd::schema::Schema) = "schema",
     /// Print a shell's completions.

@@ -26,7 +26,7 @@ struct Shelf<T> {
 ///
 /// `work` must not start parallel work of its own: a thread that waits for it could take up another of these jobs, whose
 /// turn comes after the one that it is held up in.
-pub(super) fn ordered<J: Send, T: Send>(
+pub(crate) fn ordered<J: Send, T: Send>(
     ahead: usize,
     next: impl FnMut() -> Result<Option<J>> + Send,
     work: impl Fn(J) -> Result<T> + Sync,

@@ -1,5 +1,6 @@
 //! One file per subcommand.
 
+pub mod batch;
 pub mod cat;
 pub mod check;
 pub mod checksum;
@@ -72,6 +73,7 @@ pub fn run(args: Args) -> Outcome {
         Command::Snapshot(command) => command.run(),
         Command::Completions(command) => command.run(),
         Command::Man(command) => command.run(),
+        Command::Batch(command) => command.run(),
         Command::Schema(command) => command.run(),
         Command::Serve(command) => command.run(),
         Command::Version(command) => command.run(),
