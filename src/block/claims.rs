@@ -128,7 +128,7 @@ mod tests {
         }
 
         fn next_extent(&self, range: Range<u64>) -> Result<Extent> {
-            let kind = if range.start / 10 % 2 == 0 { ExtentKind::Data } else { ExtentKind::Hole };
+            let kind = if (range.start / 10).is_multiple_of(2) { ExtentKind::Data } else { ExtentKind::Hole };
             Ok(Extent { kind, len: (10 - range.start % 10).min(range.end - range.start) })
         }
     }

@@ -34,7 +34,12 @@ impl Starts {
     pub(in crate::block) fn overlaps(mut self) -> u64 {
         self.starts.sort_unstable();
         let len = self.len;
-        to_u64(self.starts.array_windows().filter(|[one, next]| u64::from(next.abs_diff(*one)) < len).count())
+        to_u64(
+            self.starts
+                .windows(2)
+                .filter(|pair| matches!(pair, [one, next] if u64::from(next.abs_diff(*one)) < len))
+                .count(),
+        )
     }
 }
 
