@@ -298,9 +298,9 @@ fn nanoseconds(text: &str) -> i128 {
 fn the_demo_guest_by_pythons_tarfile() {
     let directory = tempfile::tempdir().unwrap();
     let archive = directory.path().join("demo.tar");
-    let ran =
-        program().arg("tar-out").args(["-q", "-m", "/dev/sda2"]).args([super::demo(), "/".into(), archive.clone()]);
-    assert!(ran.status().unwrap().success());
+    let arguments = [super::demo(), "/".into(), archive.clone()];
+    let ran = program().args(["tar-out", "-q", "-m", "/dev/sda2"]).args(arguments).status();
+    assert!(ran.unwrap().success());
     let Some(members) = by_python(&archive) else { return };
     let (ours, _) = tree(&members);
     let listing = program()
