@@ -1,0 +1,4 @@
+//! cache
+mod digest;
+pub mod manifest;
+pub use digest::Digest;
