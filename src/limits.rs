@@ -230,6 +230,14 @@ pub const CACHE_PACK_BYTES: u64 = 64 << 20;
 
 /// Bytes of one record of the cache that is text (VERSION.json, refs, action results, leases). Ours.
 pub const CACHE_RECORD_BYTES: u64 = 16 << 20;
+/// Bytes of memory for the inodes with several names whose names a walk has not all seen. Ours; some 200,000 at once.
+pub const HARD_LINK_BYTES: u64 = 32 << 20;
+
+/// Runs of data of one sparse file that an archive lists. Ours; what lies behind them is stored with its zeroes.
+pub const SPARSE_RUNS: usize = 1 << 20;
+
+/// Things that could not be read of which a report tells; more are counted. Ours.
+pub const REPORTED_PROBLEMS: usize = 10_000;
 
 /// `found` if it is within `limit`, else the [`Limit`](crate::ErrorKind::Limit) error that names it.
 pub fn check(what: &'static str, found: u64, limit: u64) -> Result<u64> {

@@ -80,6 +80,8 @@ subcommands! {
     Stat(cmd::stat::Stat) = "stat",
     /// Copy a guest file or device out.
     Download(cmd::download::Download) = "download",
+    /// Copy a guest's tree out as a tar archive.
+    TarOut(cmd::tar_out::TarOut) = "tar-out",
     /// Show the free space of a guest's filesystems.
     Df(cmd::df::Df) = "df",
     /// Show what an image file says about itself.
@@ -154,6 +156,20 @@ pub struct GuestArgs {
     /// Mount this and do not inspect: a device, and where if not at /; repeatable.
     #[arg(short, long = "mount", value_name = "DEV[:MOUNTPOINT]", action = ArgAction::Append)]
     pub mount: Vec<String>,
+}
+
+/// Which entries of a tree, and on how many threads.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct BulkArgs {
+    /// Leave out what matches this pattern, in gitignore's syntax on guest paths; repeatable.
+    #[arg(long, value_name = "PATTERN")]
+    pub exclude: Vec<String>,
+    /// Take only what matches this pattern, and what is below it; repeatable.
+    #[arg(long, value_name = "PATTERN")]
+    pub include: Vec<String>,
+    /// Threads; without a number as many as there are processors. The output is the same on any number.
+    #[arg(short = 'j', long, value_name = "N")]
+    pub jobs: Option<usize>,
 }
 
 /// How results are printed, in qemu-img's words.

@@ -3,6 +3,8 @@
 use std::io;
 use std::process::ExitCode;
 
+use guestctl::ops::Problems;
+
 /// Why a command did not finish.
 #[derive(Debug)]
 pub enum Failure {
@@ -49,6 +51,23 @@ pub fn report(outcome: Outcome) -> ExitCode {
         }
         Err(Failure::Answer(code)) => ExitCode::from(code),
     }
+}
+
+/// Says what could not be read, a line each; exit code 3 when there is any of it.
+#[allow(clippy::print_stderr, reason = "this is where messages for people are printed")]
+pub fn partial(problems: &Problems) -> Outcome {
+    for problem in &problems.listed {
+        eprintln!("guestctl: {problem}");
+    }
+    let unlisted = problems.count - problems.listed.len() as u64;
+    if unlisted > 0 {
+        eprintln!("guestctl: and {unlisted} more");
+    }
+    if problems.is_empty() {
+        return Ok(());
+    }
+    eprintln!("guestctl: error: some parts could not be read: {} in all, everything else is there", problems.count);
+    Err(Failure::Answer(3))
 }
 
 #[allow(clippy::print_stderr, reason = "this is where messages for people are printed")]

@@ -4,9 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use guestctl::block::{AllowDirectories, DenyAll, ImageFormat, OpenGate, OpenOptions, SameDirectory};
+use guestctl::ops::Filter;
 use guestctl::{DriveOptions, Error, Guestfs, Result};
 
-use crate::args::{GuestArgs, ImageArgs, OpenArgs};
+use crate::args::{BulkArgs, GuestArgs, ImageArgs, OpenArgs};
 
 impl OpenArgs {
     /// The gate that the options ask for.
@@ -31,6 +32,13 @@ impl OpenArgs {
     /// The library's options.
     pub fn options(&self) -> Result<OpenOptions> {
         Ok(OpenOptions { format: self.format, gate: self.gate()?, snapshot: None })
+    }
+}
+
+impl BulkArgs {
+    /// The library's filter.
+    pub fn filter(&self) -> Result<Filter> {
+        Filter::new(&self.exclude, &self.include)
     }
 }
 

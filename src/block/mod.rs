@@ -82,12 +82,30 @@ pub trait BlockDevice: Send + Sync + fmt::Debug {
         None
     }
 
+    /// Where the beginning of `range` lies, unchanged, on the device that this one is put together from: a file's content on
+    /// the filesystem's device. Many small contents can then be read in few large reads, in the order of the disk. `None`
+    /// where there is no such place: a hole, bytes that exist only unpacked, or a device that stands on nothing else.
+    fn below(&self, _range: Range<u64>) -> Option<Below<'_>> {
+        None
+    }
+
     /// What `qemu-img map` tells of the beginning of `range`: the extent, and which image of a chain holds it.
     /// A device without layers answers for itself.
     fn status(&self, range: Range<u64>) -> Result<Status> {
         let Extent { kind, len } = self.next_extent(range)?;
         Ok(Status { len, kind, depth: 0, allocated: true, compressed: false, offset: None })
     }
+}
+
+/// A run of bytes on a device below.
+#[derive(Debug, Clone, Copy)]
+pub struct Below<'a> {
+    /// The device below.
+    pub device: &'a std::sync::Arc<dyn BlockDevice>,
+    /// The first byte on it.
+    pub offset: u64,
+    /// The run's length in bytes, never zero.
+    pub len: u64,
 }
 
 /// An extent and where it comes from.
@@ -243,6 +261,9 @@ impl<T: BlockDevice + ?Sized> BlockDevice for std::sync::Arc<T> {
     }
     fn host_range(&self, range: Range<u64>) -> Option<HostRange<'_>> {
         (**self).host_range(range)
+    }
+    fn below(&self, range: Range<u64>) -> Option<Below<'_>> {
+        (**self).below(range)
     }
     fn status(&self, range: Range<u64>) -> Result<Status> {
         (**self).status(range)

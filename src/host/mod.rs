@@ -2,5 +2,11 @@
 //! lead out of.
 
 mod staged;
+mod transfer;
+mod tree;
 
 pub(crate) use staged::{Staged, publish_all};
+pub use transfer::Transferred;
+pub(crate) use transfer::{Transfer, Unreadable};
+pub(crate) use tree::{Attributes, NewFile, StagedTree, Tree};
+pub use tree::{Existing, Fact, Preserve};

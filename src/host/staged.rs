@@ -99,7 +99,7 @@ pub(crate) fn publish_all(mut files: Vec<Staged>) -> Result<()> {
     synced.map_err(|error| Error::io("sync", directory.display(), error))
 }
 
-fn directory_of(path: &Path) -> &Path {
+pub(super) fn directory_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 

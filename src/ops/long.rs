@@ -30,6 +30,18 @@ impl Owners {
         }
     }
 
+    /// A user's name in the guest, if it has one there.
+    #[must_use]
+    pub fn user_name(&self, uid: u32) -> Option<&str> {
+        self.users.get(&uid).map(String::as_str)
+    }
+
+    /// A group's name in the guest, if it has one there.
+    #[must_use]
+    pub fn group_name(&self, gid: u32) -> Option<&str> {
+        self.groups.get(&gid).map(String::as_str)
+    }
+
     /// A user's name, else the number.
     #[must_use]
     pub fn user(&self, uid: u32) -> String {

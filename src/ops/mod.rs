@@ -3,23 +3,31 @@
 //! There is one walk ([`walk()`]); whatever looks at many files is an [`EntrySink`]. Parallel work starts here and above,
 //! never below, on the rayon pool that the caller is in; what comes out never depends on the number of threads.
 
+pub mod bulk;
 mod check;
 mod checksum;
 mod commit;
 mod compare;
+mod compress;
 mod convert;
 mod create;
 mod download;
+mod filter;
 mod find;
 mod free_space;
+mod gather;
 mod glob;
+mod links;
 mod long;
 mod map;
 mod measure;
+mod ordered;
+mod problems;
 mod rebase;
 mod resize;
 mod serve;
 mod snapshot;
+mod tar_out;
 mod walk;
 mod without_free;
 mod zero;
@@ -28,18 +36,24 @@ pub use check::{CheckOptions, CheckReport, Repair, check};
 pub use checksum::{Algorithm, checksum};
 pub use commit::{CommitOptions, commit};
 pub use compare::{CompareOptions, Comparison, compare};
+pub use compress::StreamCompression;
 pub use convert::{ConvertOptions, Converted, convert, convert_into};
 pub use create::create;
 pub use download::{download, write_to};
+pub use filter::{Filter, Verdict};
 pub use find::{find, find_each, find0};
 pub use free_space::free_ranges;
 pub use glob::glob_expand;
 pub use long::{Owners, Row, long_listing, long_row};
 pub use map::{MapEntry, map};
 pub use measure::{Measured, measure};
+pub use problems::{Problem, Problems};
 pub use rebase::{RebaseOptions, rebase};
 pub use resize::{NewSize, ResizeOptions, resize};
 pub use serve::{Listener, ServeOptions, SocketFile, Stop, serve};
 pub use snapshot::{SnapshotOptions, snapshot_apply, snapshot_create, snapshot_delete, snapshots};
-pub use walk::{Entry, EntrySink, Flow, walk};
+pub use tar_out::{Tally, TarOptions, TarReport, tar_out, tar_out_file};
+pub use walk::{Entry, EntrySink, Flow, Step, Visited, Walk, walk};
 pub use without_free::WithoutFree;
+
+pub use crate::host::{Existing, Fact, Preserve, Transferred};

@@ -1,7 +1,7 @@
 //! The one walk over a guest's tree: depth first, a directory before what is in it, names in byte order, mount points
 //! crossed. Symbolic links are entries and are never followed.
 //!
-//! What a sink wants of an entry beyond its metadata (content, link target, attributes) it asks for, so a listing reads
+//! [`Walk`] is asked for its next step; [`walk()`] drives one into an [`EntrySink`]. What a sink wants of an entry beyond its metadata (content, link target, attributes) it asks for, so a listing reads
 //! no contents. A directory that is reached twice, which no healthy filesystem has, is reported and not entered again:
 //! that ends cycles and the exponential trees that hard-linked directories can build.
 
@@ -75,66 +75,146 @@ struct Level {
     relative: Vec<u8>,
 }
 
-/// Visits `start` and everything below it.
-pub fn walk(mounts: &MountTable, start: &Location, sink: &mut dyn EntrySink) -> Result<()> {
-    let mut entered = HashSet::new();
-    let mut levels: Vec<Level> = Vec::new();
-    let mut held = 0;
-    let mut next = Some((start.clone(), Vec::new()));
-    loop {
-        if let Some((location, relative)) = next.take() {
-            match visit(&location, &relative, sink, &mut entered) {
-                Ok(Flow::Stop) => return Ok(()),
-                Ok(Flow::Skip) => {}
-                Ok(Flow::Continue) => match Listing::read(&location) {
-                    Ok(names) => {
-                        held += names.memory();
-                        levels.push(Level { names, next: 0, directory: location, relative });
-                    }
-                    Err(error) => sink.problem(&location.path, error)?,
-                },
-                Err(error) => sink.problem(&location.path, error)?,
-            }
-            if levels.len() > limits::DIRECTORY_DEPTH {
-                return Err(Error::limit("directory depth", limits::DIRECTORY_DEPTH as u64, levels.len() as u64));
-            }
-            limits::check("bytes of the names in a path's directories", held, limits::LISTING_BYTES)?;
-        }
-        let Some(level) = levels.last_mut() else { return Ok(()) };
-        let Some((name, inode)) = level.names.get(level.next) else {
-            held -= level.names.memory();
-            levels.pop();
-            continue;
-        };
-        level.next += 1;
-        let directory = &level.directory;
-        let child =
-            Location { fs: directory.fs.clone(), mount: directory.mount, inode, path: directory.path.join(name) };
-        let mut relative = level.relative.clone();
-        if !relative.is_empty() {
-            relative.push(b'/');
-        }
-        relative.extend_from_slice(name);
-        next = Some((mounts.cross(child), relative));
+/// A visited entry that owns what it says.
+#[derive(Debug)]
+pub struct Visited {
+    /// Where it is and which inode it is.
+    pub location: Location,
+    /// The bytes of its path below the start of the walk, without a leading `/`; empty for the start itself.
+    pub relative: Vec<u8>,
+    /// What `lstat(2)` would tell.
+    pub metadata: Metadata,
+}
+
+impl Visited {
+    /// The same, borrowed.
+    #[must_use]
+    pub fn entry(&self) -> Entry<'_> {
+        Entry { location: &self.location, relative: &self.relative, metadata: &self.metadata }
     }
 }
 
-/// Shows one entry to the sink; `Continue` only for a directory that is to be entered.
-fn visit(
-    location: &Location,
-    relative: &[u8],
-    sink: &mut dyn EntrySink,
-    entered: &mut HashSet<(usize, u64)>,
-) -> Result<Flow> {
-    let metadata = location.metadata()?;
-    let flow = sink.entry(&Entry { location, relative, metadata: &metadata })?;
-    if flow != Flow::Continue || metadata.file_type != FileType::Dir {
-        return Ok(if flow == Flow::Stop { Flow::Stop } else { Flow::Skip });
+/// What a walk comes upon.
+#[derive(Debug)]
+pub enum Step {
+    /// An entry. A directory is entered on the next step, unless [`Walk::skip`] is called before.
+    Entry(Visited),
+    /// Something that could not be read; the next step goes on behind it.
+    Problem(GuestPath, Error),
+}
+
+/// A walk, step by step.
+pub struct Walk<'a> {
+    mounts: &'a MountTable,
+    entered: HashSet<(usize, u64)>,
+    levels: Vec<Level>,
+    /// Bytes of the names that are held.
+    held: u64,
+    start: Option<Location>,
+    /// The directory that the last step came upon.
+    descend: Option<(Location, Vec<u8>)>,
+}
+
+impl std::fmt::Debug for Walk<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Walk({} directories deep)", self.levels.len())
     }
-    if !entered.insert((location.mount, location.inode)) {
-        return Err(second_way(location));
+}
+
+impl<'a> Walk<'a> {
+    /// A walk over `start` and everything below it.
+    #[must_use]
+    pub fn new(mounts: &'a MountTable, start: Location) -> Self {
+        let (entered, levels) = (HashSet::new(), Vec::new());
+        Self { mounts, entered, levels, held: 0, start: Some(start), descend: None }
     }
-    Ok(Flow::Continue)
+
+    /// Does not enter the directory that the last step came upon.
+    pub fn skip(&mut self) {
+        self.descend = None;
+    }
+
+    /// The next entry or problem; `None` at the end. An error ends the walk: it is a limit that stands against all of it.
+    pub fn step(&mut self) -> Result<Option<Step>> {
+        if let Some((directory, relative)) = self.descend.take()
+            && let Some(problem) = self.enter(directory, relative)?
+        {
+            return Ok(Some(problem));
+        }
+        let Some((location, relative)) =
+            self.start.take().map(|start| (start, Vec::new())).or_else(|| self.next_name())
+        else {
+            return Ok(None);
+        };
+        let metadata = match location.metadata() {
+            Ok(metadata) => metadata,
+            Err(error) => return Ok(Some(Step::Problem(location.path, error))),
+        };
+        if metadata.file_type == FileType::Dir {
+            self.descend = Some((location.clone(), relative.clone()));
+        }
+        Ok(Some(Step::Entry(Visited { location, relative, metadata })))
+    }
+
+    fn enter(&mut self, directory: Location, relative: Vec<u8>) -> Result<Option<Step>> {
+        if !self.entered.insert((directory.mount, directory.inode)) {
+            let error = second_way(&directory);
+            return Ok(Some(Step::Problem(directory.path, error)));
+        }
+        let names = match Listing::read(&directory) {
+            Ok(names) => names,
+            Err(error) => return Ok(Some(Step::Problem(directory.path, error))),
+        };
+        self.held += names.memory();
+        self.levels.push(Level { names, next: 0, directory, relative });
+        if self.levels.len() > limits::DIRECTORY_DEPTH {
+            return Err(Error::limit("directory depth", limits::DIRECTORY_DEPTH as u64, self.levels.len() as u64));
+        }
+        limits::check("bytes of the names in a path's directories", self.held, limits::LISTING_BYTES)?;
+        Ok(None)
+    }
+
+    fn next_name(&mut self) -> Option<(Location, Vec<u8>)> {
+        loop {
+            let level = self.levels.last_mut()?;
+            let Some((name, inode)) = level.names.get(level.next) else {
+                self.held -= level.names.memory();
+                self.levels.pop();
+                continue;
+            };
+            level.next += 1;
+            let directory = &level.directory;
+            let child =
+                Location { fs: directory.fs.clone(), mount: directory.mount, inode, path: directory.path.join(name) };
+            let mut relative = Vec::with_capacity(level.relative.len() + 1 + name.len());
+            relative.extend_from_slice(&level.relative);
+            if !relative.is_empty() {
+                relative.push(b'/');
+            }
+            relative.extend_from_slice(name);
+            return Some((self.mounts.cross(child), relative));
+        }
+    }
+}
+
+/// Visits `start` and everything below it.
+pub fn walk(mounts: &MountTable, start: &Location, sink: &mut dyn EntrySink) -> Result<()> {
+    let mut walk = Walk::new(mounts, start.clone());
+    while let Some(step) = walk.step()? {
+        match step {
+            Step::Problem(path, error) => sink.problem(&path, error)?,
+            Step::Entry(visited) => match sink.entry(&visited.entry()) {
+                Ok(Flow::Continue) => {}
+                Ok(Flow::Skip) => walk.skip(),
+                Ok(Flow::Stop) => return Ok(()),
+                Err(error) => {
+                    walk.skip();
+                    sink.problem(&visited.location.path, error)?;
+                }
+            },
+        }
+    }
+    Ok(())
 }
 
 /// The error that a directory was reached by two paths.

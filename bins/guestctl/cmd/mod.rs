@@ -24,6 +24,7 @@ pub mod schema;
 pub mod serve;
 pub mod snapshot;
 pub mod stat;
+pub mod tar_out;
 pub mod version;
 
 use crate::args::{Args, Command};
@@ -39,6 +40,7 @@ pub fn run(args: Args) -> Outcome {
         Command::Find(command) => command.run(),
         Command::Stat(command) => command.run(),
         Command::Download(command) => command.run(),
+        Command::TarOut(command) => command.run(),
         Command::Df(command) => command.run(),
         Command::Info(command) => command.run(),
         Command::Map(command) => command.run(),

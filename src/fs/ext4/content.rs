@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::Ext4;
 use super::block_map::Mapping;
 use super::inode::RawInode;
-use crate::block::{BlockDevice, Extent, ExtentKind, HostRange, check_range};
+use crate::block::{Below, BlockDevice, Extent, ExtentKind, HostRange, check_range};
 use crate::bytes::{div_rem, to_u64, to_usize};
 use crate::error::Result;
 
@@ -93,6 +93,12 @@ impl BlockDevice for Content {
             }
         }
         Ok(Extent { kind, len: len.min(range.end.saturating_sub(range.start)) })
+    }
+
+    fn below(&self, range: Range<u64>) -> Option<Below<'_>> {
+        let (position, _, left) = self.run(range.start).ok()?;
+        let len = left.min(range.end.saturating_sub(range.start));
+        Some(Below { device: &self.fs.device, offset: position?, len })
     }
 
     fn host_range(&self, range: Range<u64>) -> Option<HostRange<'_>> {

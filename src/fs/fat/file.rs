@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::table::Run;
-use crate::block::{BlockDevice, Extent, HostRange, check_range};
+use crate::block::{Below, BlockDevice, Extent, HostRange, check_range};
 use crate::bytes::{low_u32, to_u64, to_usize};
 use crate::error::Result;
 
@@ -23,7 +23,7 @@ pub(super) struct Content {
 impl Content {
     /// Where the beginning of `range`, which is not empty and inside the file, lies on the device, as far as it lies there
     /// in one piece.
-    fn below(&self, range: &Range<u64>) -> Range<u64> {
+    fn place(&self, range: &Range<u64>) -> Range<u64> {
         let index = low_u32(range.start.checked_div(self.cluster_size).unwrap_or(0));
         let after = self.runs.partition_point(|run| run.index <= index);
         let Some(run) = after.checked_sub(1).and_then(|at| self.runs.get(at)) else { return 0..0 };
@@ -46,7 +46,7 @@ impl BlockDevice for Content {
         let mut at = offset;
         let mut rest = buf;
         while !rest.is_empty() {
-            let below = self.below(&(at..end));
+            let below = self.place(&(at..end));
             let len = below.end.saturating_sub(below.start);
             check_range(self.size, at, to_usize(len.max(1)))?;
             let (head, tail) = rest.split_at_mut(to_usize(len).clamp(1, rest.len()));
@@ -58,11 +58,17 @@ impl BlockDevice for Content {
     }
 
     fn next_extent(&self, range: Range<u64>) -> Result<Extent> {
-        self.device.next_extent(self.below(&range))
+        self.device.next_extent(self.place(&range))
     }
 
     fn host_range(&self, range: Range<u64>) -> Option<HostRange<'_>> {
-        self.device.host_range(self.below(&range))
+        self.device.host_range(self.place(&range))
+    }
+
+    fn below(&self, range: Range<u64>) -> Option<Below<'_>> {
+        let place = self.place(&range);
+        let len = place.end.saturating_sub(place.start);
+        (len > 0).then_some(Below { device: &self.device, offset: place.start, len })
     }
 }
 
@@ -93,6 +99,6 @@ mod tests {
         }
         assert!(content.read_exact_at(&mut [0; 2], 34).is_err());
         assert_eq!(content.next_extent(5..35).unwrap().len, 15);
-        assert_eq!(content.below(&(30..35)), 90..95);
+        assert_eq!(content.place(&(30..35)), 90..95);
     }
 }

@@ -6,8 +6,9 @@
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
+use super::super::ordered::{Turnstile, lock};
 use super::super::zero::{for_each_run, is_zero};
 use super::Converted;
 use super::plan::{CLONE_ALIGNMENT, Cut, Item, Plan, Work};
@@ -398,50 +399,4 @@ fn for_each_difference(
         }
     }
     Ok(())
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Lets threads pass one at a time in the order of their tickets.
-#[derive(Debug, Default)]
-struct Turnstile {
-    state: Mutex<Turn>,
-    moved: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct Turn {
-    next: u64,
-    closed: bool,
-}
-
-impl Turnstile {
-    /// Waits until it is `ticket`'s turn and does `work`; `None` when the turnstile was closed before.
-    fn pass<T>(&self, ticket: u64, work: impl FnOnce() -> Result<T>) -> Result<Option<T>> {
-        let mut turn = lock(&self.state);
-        while turn.next != ticket && !turn.closed {
-            turn = self.moved.wait(turn).unwrap_or_else(PoisonError::into_inner);
-        }
-        if turn.closed {
-            return Ok(None);
-        }
-        // Nobody else passes meanwhile, so the lock need not be kept.
-        drop(turn);
-        let done = work()?;
-        lock(&self.state).next = ticket + 1;
-        self.moved.notify_all();
-        Ok(Some(done))
-    }
-
-    /// Nobody passes any more.
-    fn close(&self) {
-        lock(&self.state).closed = true;
-        self.moved.notify_all();
-    }
-
-    fn closed(&self) -> bool {
-        lock(&self.state).closed
-    }
 }

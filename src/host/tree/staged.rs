@@ -1,0 +1,144 @@
+//! Trees that appear complete under their name, or not at all.
+//!
+//! A tree is made in a directory under a temporary name beside its target, open to its owner alone; synced, renamed, and
+//! the directory that holds it synced. Whatever ends the program before leaves the temporary directory at most: the next
+//! one to make that target removes it. Whoever makes a tree holds a lock on its directory (flock(2)), so one without a lock
+//! is nobody's.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, Dir, FlockOperation, Mode, RenameFlags};
+use rustix::io::Errno;
+
+use super::beneath::{DIRECTORY, open_one};
+use super::remove::remove_tree;
+use super::{Existing, Preserve, Tree};
+use crate::error::{Error, Result};
+
+/// A tree under a temporary name beside its target, taken away again unless it is published.
+#[derive(Debug)]
+pub(crate) struct StagedTree {
+    pub(crate) tree: Tree,
+    target: PathBuf,
+    /// The directory that holds both names.
+    parent: File,
+    /// The name in it until the tree is published.
+    name: Option<Vec<u8>>,
+}
+
+impl StagedTree {
+    /// A new tree that will become `target`, which must not exist.
+    pub(crate) fn create(target: &Path, preserve: Preserve) -> Result<Self> {
+        let name = target.file_name().ok_or_else(|| Error::invalid(format!("{} is no file name", target.display())))?;
+        let path = super::super::staged::directory_of(target);
+        let parent = File::open(path).map_err(|error| Error::io("open the directory", path.display(), error))?;
+        if target.symlink_metadata().is_ok() {
+            return Err(exists(target));
+        }
+        let prefix = [b".", name.as_bytes(), b"."].concat();
+        remove_stale(&parent, &prefix);
+        for attempt in 0..1_000u32 {
+            let staged = [&prefix[..], format!("{}-{attempt}.part", std::process::id()).as_bytes()].concat();
+            match rustix::fs::mkdirat(&parent, &staged[..], Mode::RWXU) {
+                Ok(()) => {}
+                Err(Errno::EXIST) => continue,
+                Err(errno) => return Err(Error::io("make a directory beside", target.display(), errno)),
+            }
+            if let Some(root) = take(&parent, &staged)? {
+                let tree = Tree::in_directory(root, target.to_owned(), preserve, Existing::Refuse, true)?;
+                return Ok(Self { tree, target: target.to_owned(), parent, name: Some(staged) });
+            }
+        }
+        Err(Error::io("make a directory beside", target.display(), Errno::EXIST))
+    }
+
+    /// Makes the tree durable (unless `sync` is false), gives it its name, and makes the name durable. What `before` does
+    /// comes between: when it fails the tree is not published.
+    pub(crate) fn publish(mut self, sync: bool, before: impl FnOnce() -> Result<()>) -> Result<()> {
+        if sync {
+            self.tree.sync()?;
+        }
+        before()?;
+        let Some(staged) = &self.name else { return Ok(()) };
+        let name = self.target.file_name().map(OsStrExt::as_bytes).unwrap_or_default();
+        rename_new(&self.parent, staged, name).map_err(|errno| match errno {
+            Errno::EXIST | Errno::NOTEMPTY => exists(&self.target),
+            errno => Error::io("rename to", self.target.display(), errno),
+        })?;
+        self.name = None;
+        if !sync {
+            return Ok(());
+        }
+        self.parent.sync_all().map_err(|error| Error::io("sync the directory of", self.target.display(), error))
+    }
+}
+
+impl Drop for StagedTree {
+    fn drop(&mut self) {
+        if let Some(name) = self.name.take()
+            && let Err(errno) = remove_tree(self.parent.as_fd(), &name)
+        {
+            log::warn!("cannot remove what was made of {}: {errno}", self.target.display());
+        }
+    }
+}
+
+fn exists(target: &Path) -> Error {
+    Error::io("make", target.display(), Errno::EXIST).with_hint("choose another name, or copy into the directory")
+}
+
+/// Opens and locks a directory that was just made, and makes sure that nothing from outside comes with it. `None` when
+/// another program took it for a stale one between.
+fn take(parent: &File, name: &[u8]) -> Result<Option<OwnedFd>> {
+    let failed = |errno| Error::io("open", crate::bytes::escape(name), errno);
+    let root = match open_one(parent.as_fd(), name) {
+        Err(Errno::NOENT) => return Ok(None),
+        opened => opened.map_err(failed)?,
+    };
+    // Filesystems without locks have no such program either.
+    let _ = rustix::fs::flock(&root, FlockOperation::NonBlockingLockExclusive);
+    match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => return Ok(None),
+        stat => stat.map_err(failed)?,
+    };
+    // The directory above may hand down a group, or permissions for others, which are not the guest's.
+    let _ = rustix::fs::fremovexattr(&root, "system.posix_acl_default");
+    let _ = rustix::fs::fremovexattr(&root, "system.posix_acl_access");
+    rustix::fs::fchmod(&root, Mode::RWXU).map_err(failed)?;
+    Ok(Some(root))
+}
+
+/// Renames unless the new name exists.
+fn rename_new(parent: &File, old: &[u8], new: &[u8]) -> Result<(), Errno> {
+    match rustix::fs::renameat_with(parent, old, parent, new, RenameFlags::NOREPLACE) {
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+            // A filesystem without that flag: the name is claimed with an empty directory, which a rename replaces, and
+            // which it refuses to replace when somebody has put something into it.
+            rustix::fs::mkdirat(parent, new, Mode::RWXU)?;
+            rustix::fs::renameat(parent, old, parent, new)
+        }
+        renamed => renamed,
+    }
+}
+
+/// Removes temporary trees of one target that no living program holds.
+fn remove_stale(parent: &File, prefix: &[u8]) {
+    let Ok(entries) = Dir::read_from(parent) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_bytes();
+        let middle = name.strip_prefix(prefix).and_then(|rest| rest.strip_suffix(b".part"));
+        let is_ours = middle.is_some_and(|middle| {
+            middle.contains(&b'-') && middle.iter().all(|byte| byte.is_ascii_digit() || *byte == b'-')
+        });
+        if !is_ours {
+            continue;
+        }
+        let Ok(directory) = rustix::fs::openat(parent, name, DIRECTORY, Mode::empty()) else { continue };
+        if rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            let _ = remove_tree(parent.as_fd(), name);
+        }
+    }
+}
