@@ -30,9 +30,12 @@
 //!   when its grace is over and no lease is older.
 //! * What is damaged is put aside and named, and never delivered; see [`Verify`] for how closely is looked.
 //! * `unsafe` and clocks take no part in what is right: times only tell what is old.
+mod action;
 mod calibrate;
 mod digest;
 mod epoch;
+mod events;
+mod gc;
 mod import;
 mod lease;
 pub mod manifest;
@@ -40,21 +43,30 @@ mod objects;
 mod pack;
 mod record;
 mod refs;
+mod restore;
+mod stats;
 mod store;
 mod trash;
+mod verify;
 mod version;
 
 use std::fs::File;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+pub use action::{Action, ActionKey, Flight};
 pub use calibrate::{Calibration, measure};
 pub use digest::Digest;
+pub use events::{Event, EventKind};
+pub use gc::{GcOptions, GcReport};
 pub use import::{Described, Durability, Import, ImportOptions, ImportReport, Imported, Prepared, Source};
 pub use lease::Lease;
 pub use objects::Verify;
 pub use refs::{Class, Ref, name_from};
+pub use restore::{Chosen, RestoreOptions, RestoreReport, Rewrite, Strategy};
+pub use stats::{Operation, Stats};
 pub use store::{InitOptions, Store};
+pub use verify::{Damage, VerifyOptions, VerifyReport};
 pub use version::{Compression, Features, Version};
 
 use crate::error::{Error, Result};

@@ -74,18 +74,17 @@ impl Store {
         Ok(false)
     }
 
-    /// Whether the pack has its name; it is brought back when it was condemned.
+    /// Whether the pack and its index have their names; they are brought back when they were condemned.
     pub(super) fn pack_is_there(&self, pack: &Pack) -> bool {
-        let (path, index) = (self.pack_path(&pack.id, "pack"), self.pack_path(&pack.id, "idx"));
-        let sound = |path: &Path| {
-            let metadata = std::fs::symlink_metadata(path);
-            metadata.is_ok_and(|metadata| self.looks_sound(&metadata, &pack.id, Some(pack.index.pack_len())))
+        let there = |path: &Path, name: String| {
+            path.exists() || (self.is_writable() && trash::bring_back(self.path(), &name, path).unwrap_or(false))
         };
-        if sound(&path) {
-            return true;
-        }
-        let back = trash::bring_back(self.path(), &trash::pack_name(&pack.id), &path).unwrap_or(false);
-        back && sound(&path) && trash::bring_back(self.path(), &trash::index_name(&pack.id), &index).unwrap_or(false)
+        let path = self.pack_path(&pack.id, "pack");
+        let metadata = there(&path, trash::pack_name(&pack.id)).then(|| std::fs::symlink_metadata(&path));
+        let sound = metadata.and_then(std::io::Result::ok).is_some_and(|metadata| {
+            self.looks_sound(&metadata, &pack.id, Some(pack.index.pack_len()))
+        });
+        sound && there(&self.pack_path(&pack.id, "idx"), trash::index_name(&pack.id))
     }
 
     pub(super) fn pack_path(&self, id: &Digest, extension: &str) -> PathBuf {

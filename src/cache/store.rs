@@ -234,6 +234,15 @@ impl Store {
         })
     }
 
+    /// Says that a tree was used now: what was not used for long goes first.
+    pub(super) fn touch(&self, id: &Digest) {
+        if self.writable
+            && let Ok(file) = File::open(self.tree_path(id))
+        {
+            let _ = file.set_modified(std::time::SystemTime::now());
+        }
+    }
+
     /// The ids of all trees, sorted.
     pub fn trees(&self) -> Result<Vec<Digest>> {
         list_sharded(&self.root.join("trees"), ".tree")

@@ -1,5 +1,6 @@
 //! The content of one file: hashed, and stored unless it is there.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -18,9 +19,11 @@ use crate::limits;
 #[derive(Debug)]
 pub enum Source<'a> {
     /// In memory, all of them.
-    Bytes(Vec<u8>),
+    Bytes(&'a [u8]),
     /// On a device, with its holes.
     Device(&'a dyn BlockDevice),
+    /// Both: hashed in memory, and cloned from the device where that is possible.
+    Both(&'a [u8], &'a dyn BlockDevice),
 }
 
 /// A content that [`Import::push`] takes.
@@ -64,7 +67,8 @@ impl Import<'_> {
     /// Called by any number of threads in any order. The device must not change meanwhile.
     pub fn prepare(&self, source: Source<'_>) -> Result<Prepared> {
         match source {
-            Source::Bytes(bytes) => self.small(bytes, None),
+            Source::Bytes(bytes) => self.small(Cow::Borrowed(bytes), None, None),
+            Source::Both(bytes, device) => self.small(Cow::Borrowed(bytes), None, Some(device)),
             Source::Device(device) => {
                 let runs = data_runs(device)?;
                 let stored: u64 = runs.iter().map(|run| run.len).sum();
@@ -77,7 +81,7 @@ impl Import<'_> {
                         device.read_exact_at(part, run.offset)?;
                         rest = behind;
                     }
-                    return self.small(bytes, sparse);
+                    return self.small(Cow::Owned(bytes), sparse, None);
                 }
                 let digest = self.large(device, &runs, stored)?;
                 Ok(Prepared { sparse, ..Prepared::of(NewContent::Blob(digest, stored)) })
@@ -85,13 +89,18 @@ impl Import<'_> {
         }
     }
 
-    fn small(&self, bytes: Vec<u8>, sparse: Option<Vec<Run>>) -> Result<Prepared> {
+    fn small(
+        &self,
+        bytes: Cow<'_, [u8]>,
+        sparse: Option<Vec<Run>>,
+        device: Option<&dyn BlockDevice>,
+    ) -> Result<Prepared> {
         let len = to_u64(bytes.len());
         if len == 0 {
             return Ok(Prepared { sparse, ..Prepared::nothing() });
         }
         if len <= INLINE_BYTES {
-            return Ok(Prepared { sparse, ..Prepared::of(NewContent::Inline(bytes)) });
+            return Ok(Prepared { sparse, ..Prepared::of(NewContent::Inline(bytes.into_owned())) });
         }
         let digest = Digest::of(&bytes);
         let content = NewContent::Blob(digest, len);
@@ -100,9 +109,16 @@ impl Import<'_> {
             return Ok(Prepared { sparse, ..Prepared::of(content) });
         }
         if len < self.store.version().pack_threshold_bytes {
-            return Ok(Prepared { content, sparse, to_pack: Some(bytes) });
+            return Ok(Prepared { content, sparse, to_pack: Some(bytes.into_owned()) });
         }
         let mut written = self.loose_file()?;
+        if let Some(device) = device.filter(|_| !self.compressed()) {
+            let runs = [Run { offset: 0, len }];
+            if let Some(copied) = self.clone_runs(device, &runs, &written.file)? {
+                self.keep(written, digest, len, len.saturating_sub(copied))?;
+                return Ok(Prepared { sparse, ..Prepared::of(content) });
+            }
+        }
         written.write(&bytes, self.compressed())?;
         self.keep(written, digest, len, 0)?;
         Ok(Prepared { sparse, ..Prepared::of(content) })
