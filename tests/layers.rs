@@ -24,7 +24,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("cache", &["host", "fs", "block", "progress"]),
     ("remote", &["cache"]),
     ("ops", &["host", "fs", "volume", "block", "cache", "progress"]),
-    ("guestfs", &["worker", "inspect", "ops", "cache", "fs", "volume", "block", "progress"]),
+    ("guestfs", &["worker", "host", "inspect", "ops", "cache", "fs", "volume", "block", "progress"]),
     ("sandbox", &[]),
     ("batch", &["guestfs", "cache", "remote", "ops", "sandbox", "progress"]),
 ];

@@ -80,6 +80,8 @@ subcommands! {
     Stat(cmd::stat::Stat) = "stat",
     /// Copy a guest file or device out.
     Download(cmd::download::Download) = "download",
+    /// Print digests of guest files, trees and devices.
+    Checksum(cmd::checksum::Checksum) = "checksum",
     /// Copy a guest's tree out as a tar archive.
     TarOut(cmd::tar_out::TarOut) = "tar-out",
     /// Show the free space of a guest's filesystems.

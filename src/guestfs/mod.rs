@@ -4,6 +4,7 @@
 //! closes it. All methods take `&self` and the handle is `Send + Sync`: calls from several threads run at the same time.
 //! Drives are never written to.
 
+mod bulk;
 mod create;
 mod devices;
 mod drive;

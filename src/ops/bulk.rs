@@ -24,6 +24,10 @@ use crate::progress::Progress;
 const BATCH_BYTES: usize = 1 << 20;
 /// Entries in one batch.
 const BATCH_MEMBERS: usize = 512;
+/// Bytes of large files after which a batch ends: they are read by whoever works on it.
+const BATCH_LARGE: u64 = 4 << 20;
+/// Results that may wait for their turn. They are small, and batches with large files take long.
+const RESULTS_AHEAD: usize = 64;
 /// Files up to this size have their bytes in the batch.
 const SMALL: u64 = 256 << 10;
 
@@ -85,6 +89,8 @@ pub struct Batch {
     pub problems: Vec<Problem>,
     bytes: Vec<u8>,
     filled: usize,
+    /// Bytes of the large files.
+    large: u64,
     gather: Gather,
 }
 
@@ -100,7 +106,7 @@ impl Batch {
     }
 
     fn is_full(&self) -> bool {
-        self.filled >= BATCH_BYTES || self.members.len() >= BATCH_MEMBERS
+        self.filled >= BATCH_BYTES || self.large >= BATCH_LARGE || self.members.len() >= BATCH_MEMBERS
     }
 
     /// Makes room for a small file's bytes and asks for those that are data.
@@ -198,7 +204,12 @@ impl Batches<'_> {
             && (hard_link.is_none() || self.wants.links);
         let held = if wanted {
             let content = entry.open()?;
-            if content.size() <= SMALL { batch.plan(&content)? } else { Held::Device(content) }
+            if content.size() <= SMALL {
+                batch.plan(&content)?
+            } else {
+                batch.large = batch.large.saturating_add(content.size());
+                Held::Device(content)
+            }
         } else {
             Held::Nothing
         };
@@ -226,6 +237,7 @@ pub fn for_each_batch<T: Send>(
     let spare: Mutex<Vec<(Vec<u8>, Vec<u8>)>> = Mutex::default();
     let mut problems = Problems::default();
     ordered(
+        RESULTS_AHEAD,
         || {
             let (bytes, scratch) = lock(&spare).pop().unwrap_or_default();
             Ok(batches.next(bytes)?.map(|batch| (batch, scratch)))

@@ -28,12 +28,16 @@ mod resize;
 mod serve;
 mod snapshot;
 mod tar_out;
+mod turnstile;
 mod walk;
 mod without_free;
 mod zero;
 
 pub use check::{CheckOptions, CheckReport, Repair, check};
-pub use checksum::{Algorithm, checksum};
+pub use checksum::{
+    Algorithm, ChecksumOptions, ChecksumReport, Digested, checksum, checksums, checksums_out, write_sum_line,
+    write_sum_tag,
+};
 pub use commit::{CommitOptions, commit};
 pub use compare::{CompareOptions, Comparison, compare};
 pub use compress::StreamCompression;

@@ -1,20 +1,33 @@
 //! Work on all threads, delivered in order: the shape of every bulk operation.
 //!
-//! Each thread takes the next job, works on it beside the others, waits for its turn and delivers. The thread with the
-//! lowest ticket never waits, so this ends on any number of threads, and as deliveries come in the order of the jobs, what
-//! comes out does not depend on how many there are. At most one job for each thread is in memory.
+//! Each thread takes the next job and works on it beside the others. What it made is put down, and whoever puts down the one
+//! whose turn it is delivers it and those that wait behind it. As deliveries come in the order of the jobs, what comes out
+//! does not depend on how many threads there are. A thread that gets too far ahead waits; the one with the lowest job never
+//! does, so this ends on any number of threads.
 
+use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::Progress;
 
+/// What was made and is not delivered yet.
+struct Shelf<T> {
+    waiting: BTreeMap<u64, T>,
+    /// The job that is delivered next.
+    next: u64,
+    delivering: bool,
+    failure: Option<Error>,
+    closed: bool,
+}
+
 /// Takes jobs from `next` until there are none, gives each to `work` on some thread of the caller's pool, and what that
-/// makes to `deliver`, in order. The first error ends it.
+/// makes to `deliver`, in order. At most `ahead` results wait for their turn. The first error ends it.
 ///
 /// `work` must not start parallel work of its own: a thread that waits for it could take up another of these jobs, whose
 /// turn comes after the one that it is held up in.
 pub(super) fn ordered<J: Send, T: Send>(
+    ahead: usize,
     next: impl FnMut() -> Result<Option<J>> + Send,
     work: impl Fn(J) -> Result<T> + Sync,
     deliver: impl FnMut(T) -> Result<()> + Send,
@@ -22,8 +35,9 @@ pub(super) fn ordered<J: Send, T: Send>(
 ) -> Result<()> {
     let source = Mutex::new((0u64, next));
     let deliver = Mutex::new(deliver);
-    let turnstile = Turnstile::default();
-    let failure: Mutex<Option<Error>> = Mutex::new(None);
+    let shelf =
+        Mutex::new(Shelf { waiting: BTreeMap::new(), next: 0, delivering: false, failure: None, closed: false });
+    let moved = Condvar::new();
     let one_thread = || -> Result<()> {
         loop {
             if progress.cancelled() {
@@ -31,7 +45,7 @@ pub(super) fn ordered<J: Send, T: Send>(
             }
             let (ticket, job) = {
                 let mut source = lock(&source);
-                if turnstile.closed() {
+                if lock(&shelf).closed {
                     return Ok(());
                 }
                 let Some(job) = source.1()? else { return Ok(()) };
@@ -39,8 +53,23 @@ pub(super) fn ordered<J: Send, T: Send>(
                 (source.0 - 1, job)
             };
             let made = work(job)?;
-            if turnstile.pass(ticket, || lock(&deliver)(made))?.is_none() {
-                return Ok(());
+            let mut held = lock(&shelf);
+            held.waiting.insert(ticket, made);
+            while !held.closed && !held.delivering {
+                let turn = held.next;
+                let Some(made) = held.waiting.remove(&turn) else { break };
+                held.delivering = true;
+                // Nobody else delivers meanwhile, so the shelf is free for the others.
+                drop(held);
+                let delivered = lock(&deliver)(made);
+                held = lock(&shelf);
+                held.delivering = false;
+                held.next += 1;
+                moved.notify_all();
+                delivered?;
+            }
+            while !held.closed && held.waiting.len() > ahead {
+                held = moved.wait(held).unwrap_or_else(PoisonError::into_inner);
             }
         }
     };
@@ -48,17 +77,16 @@ pub(super) fn ordered<J: Send, T: Send>(
         for _ in 0..rayon::current_num_threads() {
             scope.spawn(|_| {
                 if let Err(error) = one_thread() {
-                    let mut failure = lock(&failure);
+                    let mut held = lock(&shelf);
                     // Those who were sent away because another failed have nothing to add.
-                    if failure.is_none() {
-                        *failure = Some(error);
-                    }
-                    turnstile.close();
+                    held.failure.get_or_insert(error);
+                    held.closed = true;
+                    moved.notify_all();
                 }
             });
         }
     });
-    failure.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+    shelf.into_inner().unwrap_or_else(PoisonError::into_inner).failure.map_or(Ok(()), Err)
 }
 
 /// The lock, whatever happened to its last holder.
@@ -66,55 +94,12 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Lets threads pass one at a time in the order of their tickets.
-#[derive(Debug, Default)]
-pub(super) struct Turnstile {
-    state: Mutex<Turn>,
-    moved: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct Turn {
-    next: u64,
-    closed: bool,
-}
-
-impl Turnstile {
-    /// Waits until it is `ticket`'s turn and does `work`; `None` when the turnstile was closed before.
-    pub(super) fn pass<T>(&self, ticket: u64, work: impl FnOnce() -> Result<T>) -> Result<Option<T>> {
-        let mut turn = lock(&self.state);
-        while turn.next != ticket && !turn.closed {
-            turn = self.moved.wait(turn).unwrap_or_else(PoisonError::into_inner);
-        }
-        if turn.closed {
-            return Ok(None);
-        }
-        // Nobody else passes meanwhile, so the lock need not be kept.
-        drop(turn);
-        let done = work()?;
-        lock(&self.state).next = ticket + 1;
-        self.moved.notify_all();
-        Ok(Some(done))
-    }
-
-    /// Nobody passes any more.
-    pub(super) fn close(&self) {
-        lock(&self.state).closed = true;
-        self.moved.notify_all();
-    }
-
-    /// Whether nobody passes any more.
-    pub(super) fn closed(&self) -> bool {
-        lock(&self.state).closed
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::progress::Silent;
 
-    fn run(threads: usize, fail_at: Option<u64>) -> (Result<()>, Vec<u64>) {
+    fn run(threads: usize, ahead: usize, fail_at: Option<u64>) -> (Result<()>, Vec<u64>) {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let (mut given, mut delivered) = (0u64, Vec::new());
         let next = || {
@@ -130,13 +115,13 @@ mod tests {
             delivered.push(job);
             Ok(())
         };
-        (pool.install(|| ordered(next, work, deliver, &Silent)), delivered)
+        (pool.install(|| ordered(ahead, next, work, deliver, &Silent)), delivered)
     }
 
     #[test]
     fn deliveries_come_in_order_on_any_number_of_threads() {
-        for threads in [1, 2, 7] {
-            let (done, delivered) = run(threads, None);
+        for (threads, ahead) in [(1, 0), (2, 0), (2, 2), (7, 0), (7, 3), (7, 100)] {
+            let (done, delivered) = run(threads, ahead, None);
             done.unwrap();
             assert_eq!(delivered, (1..=500).collect::<Vec<_>>(), "{threads} threads");
         }
@@ -145,7 +130,7 @@ mod tests {
     #[test]
     fn the_first_failure_ends_it_and_nothing_behind_it_is_delivered() {
         for threads in [1, 2, 7] {
-            let (done, delivered) = run(threads, Some(100));
+            let (done, delivered) = run(threads, 4, Some(100));
             assert!(done.unwrap_err().to_string().contains("job 100"));
             assert!(delivered.len() < 100 && delivered.iter().copied().eq(1..=delivered.len() as u64), "{delivered:?}");
         }

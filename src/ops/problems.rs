@@ -70,6 +70,13 @@ impl Problems {
         problems.into_iter().for_each(|problem| self.push(problem));
     }
 
+    /// Those of a further operation.
+    pub fn append(&mut self, more: Self) {
+        let unlisted = more.count - more.listed.len() as u64;
+        self.extend(more.listed);
+        self.count += unlisted;
+    }
+
     /// Whether there was none.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -2,6 +2,7 @@
 
 pub mod cat;
 pub mod check;
+pub mod checksum;
 pub mod commit;
 pub mod compare;
 pub mod completions;
@@ -40,6 +41,7 @@ pub fn run(args: Args) -> Outcome {
         Command::Find(command) => command.run(),
         Command::Stat(command) => command.run(),
         Command::Download(command) => command.run(),
+        Command::Checksum(command) => command.run(),
         Command::TarOut(command) => command.run(),
         Command::Df(command) => command.run(),
         Command::Info(command) => command.run(),

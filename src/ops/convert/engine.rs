@@ -8,7 +8,8 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::super::ordered::{Turnstile, lock};
+use super::super::ordered::lock;
+use super::super::turnstile::Turnstile;
 use super::super::zero::{for_each_run, is_zero};
 use super::Converted;
 use super::plan::{CLONE_ALIGNMENT, Cut, Item, Plan, Work};

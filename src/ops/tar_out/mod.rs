@@ -157,6 +157,7 @@ pub fn tar_out(
     let lanes: Mutex<Vec<Lane>> = Mutex::default();
     let mut report = TarReport::default();
     ordered(
+        rayon::current_num_threads(),
         || {
             let mut lane = lock(&lanes).pop().unwrap_or_default();
             Ok(plan.next(std::mem::take(&mut lane.bytes))?.map(|piece| (piece, lane)))

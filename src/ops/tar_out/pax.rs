@@ -69,7 +69,7 @@ mod tests {
             records.push("path", value);
             String::from_utf8(records.bytes).unwrap()
         };
-        assert_eq!(record("a"), "10 path=a\n");
+        assert_eq!(record("a"), "9 path=a\n");
         // One digit more makes it one longer: 9 + 90 = 99 would be 100 with its own digits.
         for len in 0..3000 {
             let text = record(&"n".repeat(len));

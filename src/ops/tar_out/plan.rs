@@ -235,7 +235,7 @@ impl<'a> Plan<'a> {
             }
             None => {
                 self.headers.write(&path, metadata, None, &xattrs, Body::Plain, &mut put)?;
-                (vec![0..metadata.size], metadata.size)
+                (std::iter::once(0..metadata.size).collect(), metadata.size)
             }
         };
         piece.tally.files += 1;
