@@ -92,6 +92,8 @@ subcommands! {
     Map(cmd::map::Map) = "map",
     /// Say whether two disks hold the same bytes.
     Compare(cmd::compare::Compare) = "compare",
+    /// Keep extracted trees, and bring them back.
+    Cache(cmd::cache::Cache) = "cache",
     /// Make a new image.
     Create(cmd::create::Create) = "create",
     /// Convert an image into another format.

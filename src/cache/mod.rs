@@ -32,6 +32,7 @@
 //! * `unsafe` and clocks take no part in what is right: times only tell what is old.
 mod action;
 mod calibrate;
+mod diff;
 mod digest;
 mod epoch;
 mod events;
@@ -56,6 +57,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use action::{Action, ActionKey, Flight};
 pub use calibrate::{Calibration, measure};
+pub use diff::{Change, ChangeKind, diff};
 pub use digest::Digest;
 pub use events::{Event, EventKind};
 pub use gc::{GcOptions, GcReport};

@@ -155,6 +155,12 @@ impl Store {
         self.writable
     }
 
+    /// Free bytes of the store's filesystem, for this user.
+    pub fn free_bytes(&self) -> Result<u64> {
+        let found = rustix::fs::statvfs(&self.root).map_err(|errno| Error::io("look at", self.root.display(), errno))?;
+        Ok(found.f_bavail.saturating_mul(found.f_frsize))
+    }
+
     pub(super) fn proven(&self) -> &Mutex<HashSet<Digest>> {
         &self.proven
     }

@@ -4,6 +4,9 @@
 //! never below, on the rayon pool that the caller is in; what comes out never depends on the number of threads.
 
 pub mod bulk;
+mod cache_add;
+mod cache_profile;
+mod cache_seed;
 mod check;
 mod checksum;
 mod commit;
@@ -33,6 +36,9 @@ mod walk;
 mod without_free;
 mod zero;
 
+pub use cache_add::{CacheAddOptions, CacheAdded, cache_add};
+pub use cache_profile::{Profile, Skipped};
+pub use cache_seed::cache_seed;
 pub use check::{CheckOptions, CheckReport, Repair, check};
 pub use checksum::{
     Algorithm, ChecksumOptions, ChecksumReport, Digested, checksum, checksums, checksums_out, write_sum_line,

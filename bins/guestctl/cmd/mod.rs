@@ -1,5 +1,6 @@
 //! One file per subcommand.
 
+pub mod cache;
 pub mod cat;
 pub mod check;
 pub mod checksum;
@@ -47,6 +48,7 @@ pub fn run(args: Args) -> Outcome {
         Command::Info(command) => command.run(),
         Command::Map(command) => command.run(),
         Command::Compare(command) => command.run(),
+        Command::Cache(command) => command.run(),
         Command::Create(command) => command.run(),
         Command::Convert(command) => command.run(),
         Command::Measure(command) => command.run(),

@@ -200,6 +200,18 @@ impl Import<'_> {
         tree.builder.push(NewEntry { path, metadata, xattrs, content, link, sparse })
     }
 
+    /// Whether the directory that `path` lies in was pushed.
+    #[must_use]
+    pub fn has_parent(&self, path: &[u8]) -> bool {
+        self.tree.lock().unwrap_or_else(PoisonError::into_inner).builder.has_parent(path)
+    }
+
+    /// The store that is added to.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        self.store
+    }
+
     /// Adds a small blob to the pack, unless it is in one.
     fn pack(&self, tree: &mut Tree, digest: Digest, bytes: &[u8]) -> Result<()> {
         let len = bytes.len() as u64;

@@ -78,6 +78,13 @@ impl Builder {
         self.nodes.is_empty()
     }
 
+    /// Whether the directory that `path` lies in was added.
+    #[must_use]
+    pub fn has_parent(&self, path: &[u8]) -> bool {
+        let parent = path.iter().rposition(|byte| *byte == b'/').and_then(|at| path.get(..at)).unwrap_or_default();
+        path.is_empty() || self.directories.contains_key(parent)
+    }
+
     /// Adds an entry. The root comes first, and a directory before what lies in it.
     pub fn push(&mut self, mut entry: NewEntry) -> Result<()> {
         let index = limits::check("entries of one tree", to_u64(self.nodes.len()), limits::CACHE_ENTRIES)?;
