@@ -21,6 +21,12 @@ pub struct Rewrite {
     pub files: Chosen,
 }
 
+impl std::fmt::Debug for Rewrite {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Rewrite({} strings)", self.pairs.len())
+    }
+}
+
 impl Rewrite {
     pub(super) fn takes(&self, path: &[u8]) -> bool {
         (self.files)(path)
