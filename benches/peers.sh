@@ -5,7 +5,7 @@
 #   benches/peers.sh IMAGE [RUNS] [PART…]
 #
 # IMAGE is a raw disk with one ext4 root partition in it (a partition table, or the bare filesystem). Parts: inside (files
-# and facts), convert, nbd; all without one. Converted images go to $GUESTCTL_BENCH_DIR, else to /dev/shm: memory, where
+# and facts), out (archives, trees, digests), convert, nbd; all without one. Converted images go to $GUESTCTL_BENCH_DIR, else to /dev/shm: memory, where
 # fsync(2) costs nothing, because qemu-img does without it. Peers that are not installed are named and left out; the
 # kernel's mount needs root. guestctl is built as it is meant to be shipped: one static, position-independent program, which
 # starts in 1.4 ms where one that loads shared libraries takes 1.8 ms (Debian 12, OpenSSL built in both times).
@@ -15,7 +15,7 @@ export LC_ALL=C PATH="$PATH:/usr/sbin:/sbin"
 image=$(realpath "${1:?usage: benches/peers.sh IMAGE [RUNS] [PART...]}")
 runs=${2:-7}
 parts=("${@:3}")
-[ ${#parts[@]} -gt 0 ] || parts=(inside convert nbd)
+[ ${#parts[@]} -gt 0 ] || parts=(inside out convert nbd)
 here=$(cd "$(dirname "$0")/.." && pwd)
 host=$(rustc -vV | sed -n 's/^host: //p')
 RUSTFLAGS="-C target-feature=+crt-static" \
@@ -63,6 +63,18 @@ compare() {
 }
 same() { # WHAT FILE FILE
     cmp -s "$2" "$3" || { echo "$1: the results differ, nothing is timed" >&2; diff "$2" "$3" | head -5 >&2; exit 1; }
+}
+# The root filesystem: its name in the guest, and where it begins.
+root=$("$guestctl" inspect --json --no-applications "$image" | python3 -c 'import json,sys; print(json.load(sys.stdin)["operating_systems"][0]["root"])')
+offset=0
+case $root in
+/dev/sda?*) offset=$(sfdisk -J "$image" | python3 -c 'import json,sys
+n = int(sys.argv[1])
+print([p["start"] for p in json.load(sys.stdin)["partitiontable"]["partitions"] if int("".join(c for c in p["node"][-3:] if c.isdigit())) == n][0] * 512)' "${root#/dev/sda}") ;;
+esac
+mount_root() { # the kernel's own mount, at $work/mnt
+    [ -z "$mounted" ] || return 0
+    [ "$(id -u)" = 0 ] && mkdir -p "$work/mnt" && mount -o "ro,loop,offset=$offset" "$image" "$work/mnt" && mounted=yes
 }
 have() { command -v "$1" >/dev/null || { echo "left out: $1 is not installed"; false; }; }
 

@@ -57,7 +57,9 @@ pub mod volume;
 pub mod worker;
 
 pub use error::{Corrupt, Error, ErrorKind, PathProblem, Place, Result};
-pub use guestfs::{DriveOptions, Guestfs, Listed, Stat};
+pub use guestfs::{
+    Dirent, DriveOptions, GetKernelOptions, GrepFlags, GuestKernel, Guestfs, KernelFile, Listed, Stat, TskDirent,
+};
 
 /// The README's program, compiled and run with the other examples.
 #[cfg(doctest)]

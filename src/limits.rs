@@ -123,6 +123,43 @@ pub const LISTING_BYTES: u64 = 36 << 20;
 /// them takes 16 MiB.
 pub const DIRECTORY_INDEX_NAMES: u64 = 1 << 20;
 
+/// Inodes with several names, and directories, that one count or archive remembers. Ours; they take some 200 MiB, and a
+/// filesystem has tens of thousands.
+pub const LINKED_INODES: u64 = 4 << 20;
+
+/// Runs of blocks that are remembered to tell which ones files share. Ours; they take some 64 MiB.
+pub const SHARED_RUNS: u64 = 1 << 21;
+
+/// Bytes of one line that is searched, with the lines before it that are shown as its context. Ours; a dump of a database
+/// may have lines of several megabytes.
+pub const GREP_LINE_BYTES: u64 = 16 << 20;
+
+/// Bytes of what is printed of one file that is searched beside others. Ours; a file that gives more is searched again when
+/// its turn comes, and what it gives is not kept.
+pub const GREP_OUTPUT_BYTES: usize = 4 << 20;
+
+/// Bytes that an initial RAM disk unpacks to. Ours; the largest of distributions have some 500 MB.
+pub const INITRD_BYTES: u64 = 2 << 30;
+
+/// How many times its packed size an initial RAM disk may unpack to, beside 64 MiB that it may in any case. Ours; deflate
+/// reaches 1,032, real ones stay below 10.
+pub const INITRD_RATIO: u64 = 256;
+
+/// Entries of all archives in an initial RAM disk. Ours; distributions have some thousands.
+pub const INITRD_ENTRIES: u64 = 1 << 18;
+
+/// Bytes of one file in an initial RAM disk that is read whole. Ours; the largest are firmware of some 50 MB.
+pub const INITRD_FILE_BYTES: u64 = 256 << 20;
+
+/// Archives and compressed streams of one initial RAM disk. Ours; real ones have up to four.
+pub const INITRD_SEGMENTS: u64 = 1_024;
+
+/// Kibibytes of memory for the dictionary of an xz stream in an initial RAM disk. Ours; the kernel's own limit is the same.
+pub const INITRD_XZ_KIB: u32 = 64 << 10;
+
+/// The window of a zstd stream in an initial RAM disk, as a power of two. The kernel's limit.
+pub const INITRD_ZSTD_WINDOW_LOG: u32 = 27;
+
 /// Block groups of an ext4 whose free space is counted. Ours; with the usual 128 MiB in each they make 512 TiB.
 pub const EXT4_GROUPS: u64 = 1 << 22;
 

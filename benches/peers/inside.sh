@@ -1,13 +1,5 @@
 # Files and facts inside the guest; sourced by peers.sh.
 
-root=$("$guestctl" inspect --json --no-applications "$image" | python3 -c 'import json,sys; print(json.load(sys.stdin)["operating_systems"][0]["root"])')
-offset=0
-case $root in
-/dev/sda?*) offset=$(sfdisk -J "$image" | python3 -c 'import json,sys
-n = int(sys.argv[1])
-print([p["start"] for p in json.load(sys.stdin)["partitiontable"]["partitions"] if int("".join(c for c in p["node"][-3:] if c.isdigit())) == n][0] * 512)' "${root#/dev/sda}") ;;
-esac
-
 if have debugfs; then
     "$guestctl" cat "$image" /etc/passwd >"$work/x"
     debugfs -R "cat /etc/passwd" "$image?offset=$offset" >"$work/y" 2>/dev/null
@@ -36,8 +28,7 @@ if have 7z; then
     compare "list with metadata" "7z l" "$runs" "$list" "7z l '$work/root.ext4'"
     rm -f "$work/root.ext4"
 fi
-if [ "$(id -u)" = 0 ] && mkdir "$work/mnt" && mount -o "ro,loop,offset=$offset" "$image" "$work/mnt"; then
-    mounted=yes
+if mount_root; then
     "$guestctl" find -0 -m "$root" "$image" / | sort -z >"$work/x"
     (cd "$work/mnt" && find . -mindepth 1 -xdev -printf '%P\0') | sort -z >"$work/y"
     same "find on the kernel's mount" "$work/x" "$work/y"

@@ -39,7 +39,9 @@ impl Args {
         };
         let command = clap::Command::new("guestctl").version(env!("CARGO_PKG_VERSION")).propagate_version(true);
         let command = Everywhere::augment_args(command).disable_help_subcommand(true).subcommand(only);
-        let mut matches = command.get_matches();
+        let is_find = word.as_deref().is_some_and(|word| word == "find");
+        let arguments = std::env::args_os().map(|word| if is_find { cmd::find::two_hyphens(word) } else { word });
+        let mut matches = command.get_matches_from(arguments);
         Self::from_arg_matches_mut(&mut matches).unwrap_or_else(|error| error.exit())
     }
 }
@@ -76,16 +78,28 @@ subcommands! {
     Cat(cmd::cat::Cat) = "cat",
     /// Find paths in a guest.
     Find(cmd::find::Find) = "find",
+    /// Search guest files for a pattern.
+    Grep(cmd::grep::Grep) = "grep",
     /// Show what is known of guest paths.
     Stat(cmd::stat::Stat) = "stat",
     /// Copy a guest file or device out.
     Download(cmd::download::Download) = "download",
+    /// Write a guest directory as a cpio archive.
+    CpioOut(cmd::cpio_out::CpioOut) = "cpio-out",
+    /// Copy a guest's newest kernel out.
+    GetKernel(cmd::get_kernel::GetKernel) = "get-kernel",
+    /// List what is in an initial RAM disk of a guest.
+    InitrdList(cmd::initrd::InitrdList) = "initrd-list",
+    /// Print files of an initial RAM disk of a guest.
+    InitrdCat(cmd::initrd::InitrdCat) = "initrd-cat",
     /// Print digests of guest files, trees and devices.
     Checksum(cmd::checksum::Checksum) = "checksum",
     /// Copy a guest's tree out as a tar archive.
     TarOut(cmd::tar_out::TarOut) = "tar-out",
     /// Show the free space of a guest's filesystems.
     Df(cmd::df::Df) = "df",
+    /// Show how much space guest directories take.
+    Du(cmd::du::Du) = "du",
     /// Show what an image file says about itself.
     Info(cmd::info::Info) = "info",
     /// Show which parts of a disk are data.
@@ -162,15 +176,22 @@ pub struct GuestArgs {
     pub mount: Vec<String>,
 }
 
-/// Which entries of a tree, and on how many threads.
+/// Which entries of a tree.
 #[derive(Debug, Clone, ClapArgs)]
-pub struct BulkArgs {
+pub struct FilterArgs {
     /// Leave out what matches this pattern, in gitignore's syntax on guest paths; repeatable.
     #[arg(long, value_name = "PATTERN")]
     pub exclude: Vec<String>,
     /// Take only what matches this pattern, and what is below it; repeatable.
     #[arg(long, value_name = "PATTERN")]
     pub include: Vec<String>,
+}
+
+/// Which entries of a tree, and on how many threads.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct BulkArgs {
+    #[command(flatten)]
+    pub entries: FilterArgs,
     /// Threads; without a number as many as there are processors. The output is the same on any number.
     #[arg(short = 'j', long, value_name = "N")]
     pub jobs: Option<usize>,

@@ -67,7 +67,7 @@ impl Record {
 }
 
 /// Bytes as text, and in base64 too when they are not UTF-8.
-fn text(bytes: &[u8]) -> (String, Option<String>) {
+pub fn text(bytes: &[u8]) -> (String, Option<String>) {
     match std::str::from_utf8(bytes) {
         Ok(text) => (text.to_owned(), None),
         Err(_) => (escape(bytes), Some(BASE64.encode(bytes))),

@@ -7,7 +7,7 @@ use guestctl::block::{AllowDirectories, DenyAll, ImageFormat, OpenGate, OpenOpti
 use guestctl::ops::Filter;
 use guestctl::{DriveOptions, Error, Guestfs, Result};
 
-use crate::args::{BulkArgs, GuestArgs, ImageArgs, OpenArgs};
+use crate::args::{BulkArgs, FilterArgs, GuestArgs, ImageArgs, OpenArgs};
 
 impl OpenArgs {
     /// The gate that the options ask for.
@@ -35,10 +35,17 @@ impl OpenArgs {
     }
 }
 
-impl BulkArgs {
+impl FilterArgs {
     /// The library's filter.
     pub fn filter(&self) -> Result<Filter> {
         Filter::new(&self.exclude, &self.include)
+    }
+}
+
+impl BulkArgs {
+    /// The library's filter.
+    pub fn filter(&self) -> Result<Filter> {
+        self.entries.filter()
     }
 }
 

@@ -11,6 +11,9 @@ use crate::error::Result;
 /// Bytes of one page. 16 KiB costs little more than 4 KiB to read from the page cache and holds 64 inodes.
 const PAGE: u64 = 16 << 10;
 
+/// Pages of one read ahead.
+const PREFETCH: usize = 16;
+
 /// A device whose recently read pages are kept in memory.
 #[derive(Debug)]
 pub struct Cached {
@@ -29,6 +32,33 @@ impl Cached {
     #[must_use]
     pub fn device(&self) -> &Arc<dyn BlockDevice> {
         &self.device
+    }
+
+    /// Reads the pages that hold the bytes at `offsets`, in the order of the device and neighbours in one read, so that later
+    /// reads find them. It is advice: what cannot be read is left to those who ask for it.
+    pub fn prefetch(&self, offsets: impl Iterator<Item = u64>) {
+        let mut numbers: Vec<u64> = offsets.filter_map(|offset| offset.checked_div(PAGE)).collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        numbers.retain(|number| self.pages.get(number).is_none());
+        for run in numbers.chunk_by(|one, next| one.checked_add(1) == Some(*next)) {
+            for part in run.chunks(PREFETCH) {
+                self.read_pages(part);
+            }
+        }
+    }
+
+    /// Reads neighbouring pages at once.
+    fn read_pages(&self, numbers: &[u64]) {
+        let (Some(first), Some(last)) = (numbers.first(), numbers.last()) else { return };
+        let start = first.saturating_mul(PAGE);
+        let end = last.saturating_add(1).saturating_mul(PAGE).min(self.device.size());
+        let mut bytes = vec![0; to_usize(end.saturating_sub(start))];
+        if self.device.read_exact_at(&mut bytes, start).is_ok() {
+            for (number, page) in numbers.iter().zip(bytes.chunks(to_usize(PAGE))) {
+                self.pages.insert(*number, Arc::from(page));
+            }
+        }
     }
 
     fn page(&self, number: u64) -> Result<Arc<[u8]>> {
@@ -101,5 +131,12 @@ mod tests {
             assert_eq!(buf, bytes[offset..offset + len], "{offset} {len}");
         }
         assert!(cached.read_exact_at(&mut [0; 2], 99_999).is_err());
+        let ahead = Cached::new(Arc::new(Memory::new(bytes.clone())), 256 << 10);
+        ahead.prefetch([99_999, 0, 40_000, 16_384, 7, 1 << 40].into_iter());
+        for (offset, len) in [(0, 33_000), (98_304, 1_696), (32_768, 20_000)] {
+            let mut buf = vec![0; len];
+            ahead.read_exact_at(&mut buf, offset as u64).unwrap();
+            assert_eq!(buf, bytes[offset..offset + len], "{offset} {len}");
+        }
     }
 }

@@ -86,6 +86,21 @@ pub trait Filesystem: Send + Sync + fmt::Debug {
         Err(Error::unsupported(self.identity().kind.name(), "free space"))
     }
 
+    /// Says that these inodes will be asked for soon, so that they can be read in the order of the disk. Advice: doing nothing is
+    /// right, and no error is reported here.
+    fn expect(&self, _inodes: &mut dyn Iterator<Item = Inode>) {}
+
+    /// Whether several files may hold the same blocks (reflinks, snapshots, deduplication).
+    fn shares_blocks(&self) -> bool {
+        false
+    }
+
+    /// Calls `visit` with the runs of bytes of the filesystem's device that hold a regular file's content. Asked of
+    /// filesystems whose files [share blocks](Self::shares_blocks), which have to answer.
+    fn content_extents(&self, _inode: Inode, _visit: &mut dyn FnMut(Range<u64>) -> Result<()>) -> Result<()> {
+        Err(Error::unsupported(self.identity().kind.name(), "telling where contents lie"))
+    }
+
     /// What opening had to do so that the contents are true (journal transactions replayed, orphans found), in sentences
     /// for the user; empty for a clean filesystem.
     fn recovery(&self) -> Vec<String> {

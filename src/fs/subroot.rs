@@ -1,7 +1,7 @@
 //! A directory of a filesystem as a filesystem of its own: an ostree deployment, a stateroot's `var`. It is what a bind
 //! mount is to the kernel; nothing above the directory can be reached through it, because paths are resolved above.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use super::{DirEntry, Filesystem, Identity, Inode, Metadata, StatFs, Xattr};
@@ -52,12 +52,24 @@ impl Filesystem for SubRoot {
         self.fs.open(inode)
     }
 
+    fn expect(&self, inodes: &mut dyn Iterator<Item = Inode>) {
+        self.fs.expect(inodes);
+    }
+
     fn xattrs(&self, inode: Inode) -> Result<Vec<Xattr>> {
         self.fs.xattrs(inode)
     }
 
     fn statfs(&self) -> Result<StatFs> {
         self.fs.statfs()
+    }
+
+    fn shares_blocks(&self) -> bool {
+        self.fs.shares_blocks()
+    }
+
+    fn content_extents(&self, inode: Inode, visit: &mut dyn FnMut(Range<u64>) -> Result<()>) -> Result<()> {
+        self.fs.content_extents(inode, visit)
     }
 
     fn recovery(&self) -> Vec<String> {

@@ -273,7 +273,7 @@ impl Guestfs {
         launched.mounts().resolve(&GuestPath::parse(path)?, follow).map_err(|error| launched.in_image(error))
     }
 
-    fn directory(&self, mounts: &MountTable, path: &[u8]) -> Result<Location> {
+    pub(super) fn directory(&self, mounts: &MountTable, path: &[u8]) -> Result<Location> {
         let location = mounts.resolve(&GuestPath::parse(path)?, Follow::Links)?;
         match location.metadata()?.file_type {
             FileType::Dir => Ok(location),

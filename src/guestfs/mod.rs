@@ -10,7 +10,9 @@ mod devices;
 mod drive;
 mod files;
 mod inspection;
+mod kernel;
 mod listing;
+mod looking;
 mod mounting;
 
 use std::collections::BTreeMap;
@@ -20,7 +22,9 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 pub use drive::DriveOptions;
 pub use files::Stat;
+pub use kernel::{GetKernelOptions, GuestKernel, KernelFile};
 pub use listing::Listed;
+pub use looking::{Dirent, GrepFlags, TskDirent};
 
 use crate::error::{Error, Result};
 use crate::fs::{Filesystem, MountTable};

@@ -4,10 +4,11 @@ use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::block::{BlockDevice, ExtentKind, for_each_extent};
 use crate::error::{Error, Result};
-use crate::host::Staged;
+use crate::host::{Staged, publish_all};
 use crate::progress::Progress;
 
 const CHUNK: u64 = 1 << 20;
@@ -24,6 +25,18 @@ pub fn download(device: &dyn BlockDevice, path: &Path, progress: &dyn Progress) 
     let staged = Staged::create(path)?;
     to_file(device, &staged.file, path, progress)?;
     staged.publish()
+}
+
+/// Copies several contents to host paths in one directory: all of the files appear, or none.
+pub fn download_all(copies: &[(Arc<dyn BlockDevice>, &Path)], progress: &dyn Progress) -> Result<()> {
+    progress.set_total(copies.iter().map(|(device, _)| device.size()).fold(0, u64::saturating_add));
+    let mut staged = Vec::new();
+    for (device, path) in copies {
+        let file = Staged::create(path)?;
+        to_file(device, &file.file, path, progress)?;
+        staged.push(file);
+    }
+    publish_all(staged)
 }
 
 fn copy(

@@ -56,7 +56,7 @@ fn matching(mounts: &MountTable, directory: &GuestPath, pattern: &[u8], found: &
 }
 
 /// fnmatch(3) within one component, without recursion: on a mismatch the last `*` takes one byte more.
-fn matches(pattern: &[u8], name: &[u8]) -> bool {
+pub(super) fn matches(pattern: &[u8], name: &[u8]) -> bool {
     let (mut at, mut seen) = (0, 0);
     let mut star: Option<(usize, usize)> = None;
     loop {
@@ -95,18 +95,26 @@ fn match_one(pattern: &[u8], byte: u8) -> Option<usize> {
     }
 }
 
-/// `[abc]`, `[a-z]`, `[!…]`; an unclosed `[` is an ordinary character.
+/// `[abc]`, `[a-z]`, `[[:digit:]]`, `[!…]`; an unclosed `[` is an ordinary character.
 fn match_set(pattern: &[u8], byte: u8) -> Option<usize> {
     let negated = matches!(pattern.get(1), Some(b'!' | b'^'));
     let first = 1 + usize::from(negated);
-    let Some(close) = (first + 1..pattern.len()).find(|&at| pattern[at] == b']') else {
-        return (byte == b'[').then_some(1);
-    };
+    let mut close = first;
+    loop {
+        match pattern.get(close) {
+            None => return (byte == b'[').then_some(1),
+            Some(b']') if close > first => break,
+            _ => close += class(&pattern[close..]).map_or(1, |(_, len)| len),
+        }
+    }
     let set = &pattern[first..close];
     let mut inside = false;
     let mut at = 0;
     while at < set.len() {
-        if set.get(at + 1) == Some(&b'-') && at + 2 < set.len() {
+        if let Some((holds, len)) = class(&set[at..]) {
+            inside |= holds(&byte);
+            at += len;
+        } else if set.get(at + 1) == Some(&b'-') && at + 2 < set.len() {
             inside |= (set[at]..=set[at + 2]).contains(&byte);
             at += 3;
         } else {
@@ -115,6 +123,29 @@ fn match_set(pattern: &[u8], byte: u8) -> Option<usize> {
         }
     }
     (inside != negated).then_some(close + 1)
+}
+
+/// The class of bytes that `set` begins with, and how long its name is: `[:alpha:]`.
+#[allow(clippy::type_complexity, reason = "it is used once")]
+fn class(set: &[u8]) -> Option<(fn(&u8) -> bool, usize)> {
+    let rest = set.strip_prefix(b"[:")?;
+    let len = rest.windows(2).position(|end| end == b":]")?;
+    let holds = match &rest[..len] {
+        b"alpha" => u8::is_ascii_alphabetic,
+        b"digit" => u8::is_ascii_digit,
+        b"alnum" => u8::is_ascii_alphanumeric,
+        b"upper" => u8::is_ascii_uppercase,
+        b"lower" => u8::is_ascii_lowercase,
+        b"space" => |byte: &u8| matches!(byte, b' ' | b'\t'..=b'\r'),
+        b"blank" => |byte: &u8| matches!(byte, b' ' | b'\t'),
+        b"punct" => u8::is_ascii_punctuation,
+        b"cntrl" => u8::is_ascii_control,
+        b"graph" => u8::is_ascii_graphic,
+        b"print" => |byte: &u8| matches!(byte, b' '..=b'~'),
+        b"xdigit" => u8::is_ascii_hexdigit,
+        _ => return None,
+    };
+    Some((holds, len + 4))
 }
 
 #[cfg(test)]
@@ -134,6 +165,10 @@ mod tests {
             ("[!a-c]x", "bx", false),
             ("[]x]", "]", true),
             ("[x", "[x", true),
+            ("[[:digit:]_]x", "7x", true),
+            ("[[:digit:]_]x", "_x", true),
+            ("[![:alpha:]]", "a", false),
+            ("[[:nothing:]]", "n]", true),
             ("\\*", "*", true),
             ("\\*", "a", false),
             ("a", "ab", false),

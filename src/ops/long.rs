@@ -17,8 +17,15 @@ use crate::limits;
 /// Names of owners, from the guest's passwd and group files.
 #[derive(Debug, Clone, Default)]
 pub struct Owners {
-    users: HashMap<u32, String>,
-    groups: HashMap<u32, String>,
+    users: Names,
+    groups: Names,
+}
+
+/// One of the two files: the first name of a number and the first number of a name win.
+#[derive(Debug, Clone, Default)]
+struct Names {
+    by_id: HashMap<u32, String>,
+    by_name: HashMap<String, u32>,
 }
 
 impl Owners {
@@ -33,39 +40,53 @@ impl Owners {
     /// A user's name in the guest, if it has one there.
     #[must_use]
     pub fn user_name(&self, uid: u32) -> Option<&str> {
-        self.users.get(&uid).map(String::as_str)
+        self.users.by_id.get(&uid).map(String::as_str)
     }
 
     /// A group's name in the guest, if it has one there.
     #[must_use]
     pub fn group_name(&self, gid: u32) -> Option<&str> {
-        self.groups.get(&gid).map(String::as_str)
+        self.groups.by_id.get(&gid).map(String::as_str)
     }
 
     /// A user's name, else the number.
     #[must_use]
     pub fn user(&self, uid: u32) -> String {
-        self.users.get(&uid).cloned().unwrap_or_else(|| uid.to_string())
+        self.users.by_id.get(&uid).cloned().unwrap_or_else(|| uid.to_string())
     }
 
     /// A group's name, else the number.
     #[must_use]
     pub fn group(&self, gid: u32) -> String {
-        self.groups.get(&gid).cloned().unwrap_or_else(|| gid.to_string())
+        self.groups.by_id.get(&gid).cloned().unwrap_or_else(|| gid.to_string())
+    }
+
+    /// The number of a user's name.
+    #[must_use]
+    pub fn uid(&self, name: &str) -> Option<u32> {
+        self.users.by_name.get(name).copied()
+    }
+
+    /// The number of a group's name.
+    #[must_use]
+    pub fn gid(&self, name: &str) -> Option<u32> {
+        self.groups.by_name.get(name).copied()
     }
 }
 
-/// First and third field of each line; the first name of a number wins.
-fn names(mounts: &MountTable, path: &str) -> Result<HashMap<u32, String>> {
+/// First and third field of each line.
+fn names(mounts: &MountTable, path: &str) -> Result<Names> {
     let location = mounts.resolve(&GuestPath::parse(path)?, Follow::Links)?;
     let file = location.fs.open(location.inode)?;
     let size = limits::check("bytes of an inspected file", file.size(), limits::INSPECT_FILE_BYTES)?;
     let bytes = read_vec(&file, 0, size as usize)?;
-    let mut found = HashMap::new();
+    let mut found = Names::default();
     for line in String::from_utf8_lossy(&bytes).lines() {
         let mut fields = line.split(':');
         if let (Some(name), Some(_), Some(Ok(id))) = (fields.next(), fields.next(), fields.next().map(str::parse)) {
-            found.entry(id).or_insert_with(|| escape(name.as_bytes()));
+            let name = escape(name.as_bytes());
+            found.by_id.entry(id).or_insert_with(|| name.clone());
+            found.by_name.entry(name).or_insert(id);
         }
     }
     Ok(found)

@@ -67,6 +67,9 @@ impl Entry<'_> {
     }
 }
 
+/// Names of a directory whose inodes are asked for ahead, in the order of the disk.
+const EXPECT: usize = 1024;
+
 /// A directory whose entries are still to be visited, from `next` on.
 struct Level {
     names: Listing,
@@ -182,8 +185,12 @@ impl<'a> Walk<'a> {
                 self.levels.pop();
                 continue;
             };
-            level.next += 1;
             let directory = &level.directory;
+            if level.next.is_multiple_of(EXPECT) {
+                let ahead = (level.next..).map_while(|at| level.names.get(at)).take(EXPECT);
+                directory.fs.expect(&mut ahead.map(|(_, inode)| inode));
+            }
+            level.next += 1;
             let child =
                 Location { fs: directory.fs.clone(), mount: directory.mount, inode, path: directory.path.join(name) };
             let mut relative = Vec::with_capacity(level.relative.len() + 1 + name.len());

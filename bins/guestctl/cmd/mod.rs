@@ -8,13 +8,18 @@ pub mod commit;
 pub mod compare;
 pub mod completions;
 pub mod convert;
+pub mod cpio_out;
 pub mod create;
 pub mod df;
 pub mod download;
+pub mod du;
 pub mod exports;
 pub mod filesystems;
 pub mod find;
+pub mod get_kernel;
+pub mod grep;
 pub mod info;
+pub mod initrd;
 pub mod inspect;
 pub mod ls;
 pub mod man;
@@ -45,6 +50,12 @@ pub fn run(args: Args) -> Outcome {
         Command::Checksum(command) => command.run(),
         Command::TarOut(command) => command.run(),
         Command::Df(command) => command.run(),
+        Command::Du(command) => command.run(),
+        Command::CpioOut(command) => command.run(),
+        Command::GetKernel(command) => command.run(),
+        Command::Grep(command) => command.run(),
+        Command::InitrdCat(command) => command.run(),
+        Command::InitrdList(command) => command.run(),
         Command::Info(command) => command.run(),
         Command::Map(command) => command.run(),
         Command::Compare(command) => command.run(),

@@ -164,7 +164,8 @@ impl Ext4 {
         self.inodes.get_or_read(number, || self.read_inode(number).map(Arc::new))
     }
 
-    fn read_inode(&self, number: u32) -> Result<RawInode> {
+    /// Where an inode lies on the device.
+    fn inode_offset(&self, number: u32) -> Result<u64> {
         let superblock = &self.superblock;
         let Some(index) = number.checked_sub(1).filter(|_| number <= superblock.inodes_count) else {
             let expected = format!("1 to {}", superblock.inodes_count);
@@ -175,7 +176,12 @@ impl Ext4 {
         let descriptor = self.groups.get_or_read(group, || GroupDescriptor::read(&self.metadata, superblock, group))?;
         let table = superblock.block_offset(descriptor.inode_table, "bg_inode_table", descriptor.offset)?;
         let within = index.saturating_mul(u64::from(superblock.inode_size));
-        let offset = table.saturating_add(within);
+        Ok(table.saturating_add(within))
+    }
+
+    fn read_inode(&self, number: u32) -> Result<RawInode> {
+        let superblock = &self.superblock;
+        let offset = self.inode_offset(number)?;
         let bytes = read_vec(&self.metadata, offset, usize::from(superblock.inode_size))?;
         match self.fast_commit.inode(number, &bytes) {
             Some(recovered) => RawInode::recovered(number, offset, recovered, superblock),
@@ -310,6 +316,11 @@ impl Filesystem for Mounted {
         }
         let size = inode.size(&self.fs.superblock)?;
         Ok(Arc::new(Content::new(self.fs.clone(), inode, size)))
+    }
+
+    fn expect(&self, inodes: &mut dyn Iterator<Item = Inode>) {
+        let numbers = inodes.filter_map(|inode| u32::try_from(inode).ok());
+        self.fs.metadata.prefetch(numbers.filter_map(|number| self.fs.inode_offset(number).ok()));
     }
 
     fn xattrs(&self, inode: Inode) -> Result<Vec<Xattr>> {
