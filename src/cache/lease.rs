@@ -7,7 +7,8 @@
 //! tree <64 hex>    this tree is in use
 //! ```
 //!
-//! A file that nobody holds is nobody's lease: the next gc removes it, and the staging directory of the same name. An empty
+//! A gc has a lease too, named `gc-…`: what it condemns may land in its epoch after later ones have begun, so that a new lease
+//! takes the oldest epoch of all that run. A file that nobody holds is nobody's lease: the next gc removes it, and the staging directory of the same name. An empty
 //! one that is held has only begun, and holds back everything. No clock takes part.
 
 use std::fs::File;
@@ -27,15 +28,27 @@ pub struct Lease {
     path: PathBuf,
 }
 
+/// What the names of gcs' leases begin with.
+const GC: &str = "gc-";
+
 /// How long a lease lives on a filesystem without locks.
 const WITHOUT_LOCKS: Duration = Duration::from_secs(24 * 3600);
 
 impl Lease {
     /// A new lease of the store `root`, whose newest gc epoch `epoch` tells.
     pub(super) fn new(root: &Path, epoch: impl Fn() -> u64) -> Result<Self> {
-        for _ in 0..100 {
+        Self::named(root, "", epoch)
+    }
+
+    /// The lease of a gc.
+    pub(super) fn for_gc(root: &Path, epoch: impl Fn() -> u64) -> Result<Self> {
+        Self::named(root, GC, epoch)
+    }
+
+    fn named(root: &Path, prefix: &str, epoch: impl Fn() -> u64) -> Result<Self> {
+        for _ in 0..1_000 {
             let boot = boot_id();
-            let name = format!("{}-{}-{}", boot.get(..8).unwrap_or(&boot), std::process::id(), random());
+            let name = format!("{prefix}{}-{}-{}", boot.get(..8).unwrap_or(&boot), std::process::id(), random());
             let path = root.join("leases").join(name);
             let failed = |error| Error::io("make the lease", path.display(), error);
             let file = File::options().write(true).create_new(true).open(&path).map_err(failed)?;
@@ -45,7 +58,10 @@ impl Lease {
             if matches!(locked, Err(rustix::io::Errno::WOULDBLOCK)) || !lease.path.exists() {
                 continue;
             }
-            lease.line(format_args!("epoch {}", epoch()))?;
+            // The running ones first: one that begins later has a later epoch.
+            let running = held_by(root, false, &|name| name.starts_with(GC) && Some(name) != lease.name().to_str())?.epoch;
+            let newest = epoch();
+            lease.line(format_args!("epoch {}", running.map_or(newest, |running| running.min(newest))))?;
             return Ok(lease);
         }
         Err(Error::io("make a lease in", root.display(), std::io::ErrorKind::AlreadyExists))
@@ -86,11 +102,19 @@ pub(super) struct Held {
 
 /// Looks at all leases; those that nobody holds are removed when `remove` says so.
 pub(super) fn held(root: &Path, remove: bool) -> Result<Held> {
+    held_by(root, remove, &|_| true)
+}
+
+/// The same of those whose names are `wanted`.
+pub(super) fn held_by(root: &Path, remove: bool, wanted: &dyn Fn(&str) -> bool) -> Result<Held> {
     let directory = root.join("leases");
     let mut held = Held::default();
     let entries = std::fs::read_dir(&directory).map_err(|error| Error::io("list", directory.display(), error))?;
     for entry in entries {
         let path = entry.map_err(|error| Error::io("list", directory.display(), error))?.path();
+        if !path.file_name().and_then(std::ffi::OsStr::to_str).is_some_and(wanted) {
+            continue;
+        }
         let Ok(mut file) = File::open(&path) else { continue };
         let dead = match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => true,

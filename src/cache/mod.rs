@@ -19,6 +19,7 @@
 //!        /quarantine/          damaged objects, never delivered
 //!        /variants/aa/<62 hex> blobs with a guest's mode, owner and times, for hard links     (`restore`)
 //!        /events/<day>.jsonl   what happened, a line each                                     (`events`)
+//!        /index.redb           derived: digests of image files by what stat(2) tells; losing it loses nothing
 //!        /gc.lock              turns: publishing shares it, condemning has it alone
 //! ```
 //!
@@ -36,7 +37,9 @@ mod diff;
 mod digest;
 mod epoch;
 mod events;
+mod explain;
 mod gc;
+mod identity;
 mod import;
 mod lease;
 pub mod manifest;
@@ -60,6 +63,7 @@ pub use calibrate::{Calibration, measure};
 pub use diff::{Change, ChangeKind, diff};
 pub use digest::Digest;
 pub use events::{Event, EventKind};
+pub use explain::Cause;
 pub use gc::{GcOptions, GcReport};
 pub use import::{Described, Durability, Import, ImportOptions, ImportReport, Imported, Prepared, Source};
 pub use lease::Lease;

@@ -6,9 +6,9 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
-use super::pack::{Pack, Place};
+use super::pack::{Pack, Place, Writer};
 use super::store::Store;
-use super::{Digest, trash};
+use super::{Compression, Digest, record, seal, trash};
 use crate::error::{Error, Result};
 
 /// How much of an object is looked at before it is delivered.
@@ -50,11 +50,21 @@ impl Store {
             let path = self.object_path(digest, compressed);
             match std::fs::symlink_metadata(&path) {
                 Ok(metadata) if self.looks_sound(&metadata, digest, (!compressed).then_some(len)) => return Ok(true),
-                Ok(_) if self.is_writable() => self.quarantine_object(digest, compressed),
-                _ => {}
+                Ok(_) => {
+                    if File::open(&path).is_ok_and(|file| self.recheck(&file, digest, len, compressed).unwrap_or(false)) {
+                        return Ok(true);
+                    }
+                }
+                Err(_) => {}
             }
         }
         if self.catalog().find(digest).is_some_and(|(pack, _)| self.pack_is_there(&pack)) {
+            return Ok(true);
+        }
+        // It may have been packed anew meanwhile.
+        if self.catalog().find(digest).is_some()
+            && self.refresh()?.find(digest).is_some_and(|(pack, _)| self.pack_is_there(&pack))
+        {
             return Ok(true);
         }
         if !self.is_writable() {
@@ -63,12 +73,12 @@ impl Store {
         for compressed in [false, true] {
             let path = self.object_path(digest, compressed);
             if trash::bring_back(self.path(), &trash::object_name(digest, compressed), &path)? {
-                let sound = std::fs::symlink_metadata(&path)
-                    .is_ok_and(|metadata| self.looks_sound(&metadata, digest, (!compressed).then_some(len)));
-                if sound {
+                let metadata = std::fs::symlink_metadata(&path);
+                if metadata.is_ok_and(|metadata| self.looks_sound(&metadata, digest, (!compressed).then_some(len)))
+                    || File::open(&path).is_ok_and(|file| self.recheck(&file, digest, len, compressed).unwrap_or(false))
+                {
                     return Ok(true);
                 }
-                self.quarantine_object(digest, compressed);
             }
         }
         Ok(false)
@@ -152,29 +162,92 @@ impl Store {
             return Ok(());
         }
         let metadata = file.metadata().map_err(|error| Error::io("stat the object", digest, error))?;
-        let sound = self.looks_sound(&metadata, digest, (!compressed).then_some(len));
+        if !self.looks_sound(&metadata, digest, (!compressed).then_some(len)) {
+            return if self.recheck(file, digest, len, compressed)? { Ok(()) } else { Err(self.damaged(digest)) };
+        }
         let proven = level == Verify::Trusted || (level == Verify::FirstUse && self.is_proven(digest));
-        if sound && (proven || digest_of_file(file, compressed, len)? == Some(*digest)) {
+        if proven || digest_of_file(file, compressed, len)? == Some(*digest) {
             self.prove(digest);
             return Ok(());
         }
-        if self.is_writable() {
-            self.quarantine_object(digest, compressed);
-        }
+        self.quarantine_object(digest, compressed);
         Err(self.damaged(digest))
+    }
+
+    /// Reads an object that does not look as it should. If its bytes are right, as in a copy of a store that did not keep
+    /// times, it is given its looks again; else it is put aside.
+    fn recheck(&self, file: &File, digest: &Digest, len: u64, compressed: bool) -> Result<bool> {
+        if digest_of_file(file, compressed, len)? != Some(*digest) {
+            self.quarantine_object(digest, compressed);
+            return Ok(false);
+        }
+        if self.is_writable() {
+            let _ = seal(file, &self.object_path(digest, compressed), digest);
+        }
+        Ok(true)
     }
 
     fn check_pack(&self, pack: &Pack) -> Result<()> {
         if self.verification() == Verify::Never || self.is_proven(&pack.id) {
             return Ok(());
         }
-        let metadata = pack.file()?.metadata().map_err(|error| Error::io("stat the pack", pack.id, error))?;
-        if !self.looks_sound(&metadata, &pack.id, Some(pack.index.pack_len())) {
-            return Err(self.damaged(&pack.id));
+        let file = pack.file()?;
+        let metadata = file.metadata().map_err(|error| Error::io("stat the pack", pack.id, error))?;
+        let len = pack.index.pack_len();
+        if !self.looks_sound(&metadata, &pack.id, Some(len)) {
+            // As with an object; what is right in a damaged pack is kept.
+            if metadata.len() != len || digest_of_file(file, false, len)? != Some(pack.id) {
+                self.salvage(pack)?;
+                return Err(self.damaged(&pack.id));
+            }
+            if self.is_writable() {
+                let _ = seal(file, &self.pack_path(&pack.id, "pack"), &pack.id);
+            }
         }
         // Looked at once; the file stays open.
         self.prove(&pack.id);
         Ok(())
+    }
+
+    /// Packs anew what is right in a damaged pack, and puts the pack aside.
+    pub(super) fn salvage(&self, pack: &Pack) -> Result<()> {
+        if !self.is_writable() {
+            return Ok(());
+        }
+        let lease = self.lease()?;
+        let staging = self.staging().join(lease.name());
+        std::fs::create_dir(&staging).map_err(|error| Error::io("make", staging.display(), error))?;
+        let salvaged = (|| {
+            let mut writer = Writer::create(&staging)?;
+            let mut places: Vec<_> = pack.index.iter().collect();
+            places.sort_unstable_by_key(|(_, place)| place.offset);
+            let mut kept = 0u64;
+            for (digest, place) in places {
+                if let Ok(blob) = pack.read(&digest, &place)
+                    && Digest::of(&blob) == digest
+                {
+                    writer.add(digest, &blob, self.version().compression == Compression::Zstd)?;
+                    kept += 1;
+                }
+            }
+            let finished = writer.finish()?;
+            record::sync_filesystem(&staging)?;
+            let _turn = self.turn(false)?;
+            if kept > 0 {
+                record::rename_new(&finished.pack, &self.pack_path(&finished.id, "pack"))?;
+                record::rename_new(&finished.index, &self.pack_path(&finished.id, "idx"))?;
+                record::sync_directory_of(&self.pack_path(&finished.id, "idx"))?;
+            }
+            for extension in ["idx", "pack"] {
+                let name = format!("{extension}-{}-{}", pack.id, super::random());
+                let _ = std::fs::rename(self.pack_path(&pack.id, extension), self.path().join("quarantine").join(name));
+            }
+            log::warn!("the pack {} is damaged and was put aside; {kept} of its {} blobs are right", pack.id, pack.index.len());
+            Ok(())
+        })();
+        let _ = std::fs::remove_dir_all(&staging);
+        self.refresh()?;
+        salvaged
     }
 
     /// A packed blob's bytes, held against its digest when the level asks.
@@ -222,6 +295,9 @@ impl Store {
 
     /// Puts a damaged object where nobody takes it for a sound one.
     pub(super) fn quarantine_object(&self, digest: &Digest, compressed: bool) {
+        if !self.is_writable() {
+            return;
+        }
         let name = format!("{}-{}", trash::object_name(digest, compressed), super::random());
         let to = self.path().join("quarantine").join(name);
         if std::fs::rename(self.object_path(digest, compressed), &to).is_ok() {

@@ -1,6 +1,6 @@
 //! What gc has condemned: `trash/<epoch>/`, where every object can still be found and brought back by a rename.
 //!
-//! Names are `object-<hex>`, `object-<hex>.zst`, `pack-<hex>` with `index-<hex>`, `tree-<hex>`.
+//! Epochs count up: the directory of the newest stays when its files are deleted. Names are `object-<hex>`, `object-<hex>.zst`, `pack-<hex>` with `index-<hex>`, `tree-<hex>`.
 
 use std::path::{Path, PathBuf};
 
@@ -18,6 +18,37 @@ pub(super) fn epochs(root: &Path) -> Vec<u64> {
 /// The directory of an epoch.
 pub(super) fn directory(root: &Path, epoch: u64) -> PathBuf {
     root.join("trash").join(format!("{epoch:010}"))
+}
+
+/// Begins an epoch that no other gc has.
+pub(super) fn begin(root: &Path) -> Result<u64> {
+    loop {
+        let epoch = epochs(root).last().map_or(1, |last| last.saturating_add(1));
+        match std::fs::create_dir(directory(root, epoch)) {
+            Ok(()) => return Ok(epoch),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(Error::io("make", directory(root, epoch).display(), error)),
+        }
+    }
+}
+
+/// Deletes what an epoch condemned; false when there was nothing.
+pub(super) fn delete(root: &Path, epoch: u64) -> Result<bool> {
+    let directory = directory(root, epoch);
+    let failed = |error| Error::io("delete", directory.display(), error);
+    if epochs(root).last() != Some(&epoch) {
+        let had = std::fs::read_dir(&directory).map_err(failed)?.next().is_some();
+        return std::fs::remove_dir_all(&directory).map(|()| had).map_err(failed);
+    }
+    let mut had = false;
+    for entry in std::fs::read_dir(&directory).map_err(failed)? {
+        match std::fs::remove_file(entry.map_err(failed)?.path()) {
+            Ok(()) => had = true,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    Ok(had)
 }
 
 /// Where a condemned file lies.

@@ -191,7 +191,11 @@ impl Store {
             return Ok(());
         };
         if options.repair {
-            self.quarantine_object(digest, compressed);
+            // Gives it its looks again, or puts it aside.
+            self.has(digest, len)?;
+            if content != Some(*digest) {
+                self.quarantine_object(digest, compressed);
+            }
         }
         found.damage("object", digest, message, options.repair);
         Ok(())
@@ -213,17 +217,20 @@ impl Store {
             let sound = pack.read(&digest, &place).is_ok_and(|blob| Digest::of(&blob) == digest);
             if !sound {
                 damaged += 1;
-                if options.repair {
-                    self.mark_packed(&digest, &pack.id);
-                }
                 found.damage("packed", digest, format!("it is damaged in the pack {}", pack.id), options.repair);
             }
         }
         let metadata = pack.file().and_then(|file| file.metadata().map_err(|error| Error::io("stat", pack.id, error)));
         let sound = metadata.is_ok_and(|metadata| self.looks_sound(&metadata, &pack.id, Some(pack.index.pack_len())));
         let scanned = || Index::scan(&self.pack_path(&pack.id, "pack"), &pack.id).map_or(0, |index| index.len());
+        if options.repair && damaged > 0 {
+            self.salvage(pack)?;
+        }
         if !sound && damaged == 0 {
-            found.damage("pack", pack.id, format!("size, mode or time was changed; {} blobs are right", scanned()), false);
+            found.damage("pack", pack.id, format!("size, mode or time was changed; {} blobs are right", scanned()), options.repair);
+            if options.repair {
+                self.salvage(pack)?;
+            }
         }
         Ok(())
     }

@@ -15,7 +15,9 @@ use super::filter::{Filter, Verdict};
 use super::ordered::lock;
 use super::problems::{Problem, Problems};
 use super::walk::{Entry, EntrySink, Flow, Visited, walk};
-use crate::cache::{Described, Import, ImportOptions, Imported, Prepared, Ref, Source, Store};
+use crate::cache::{
+    ActionKey, Described, Event, EventKind, Import, ImportOptions, ImportReport, Imported, Prepared, Ref, Source, Store,
+};
 use crate::error::{Error, ErrorKind, PathProblem, Result};
 use crate::fs::{FileType, Follow, GuestPath, Location, MountTable};
 use crate::progress::Progress;
@@ -32,6 +34,8 @@ pub struct CacheAddOptions {
     pub import: ImportOptions,
     /// Its name in the cache; without one it goes with the next gc.
     pub reference: Option<Ref>,
+    /// What decides the tree, when that is known: the same key gives the same tree without looking at the guest.
+    pub key: Option<ActionKey>,
 }
 
 /// What was added.
@@ -41,6 +45,8 @@ pub struct CacheAdded {
     /// The tree, and what storing it took.
     #[serde(flatten)]
     pub imported: Imported,
+    /// Whether the guest was not looked at, because the image and all that decides were the same before.
+    pub hit: bool,
     /// What each profile left out.
     pub skipped: Vec<Skipped>,
     /// What could not be read and is missing in the tree.
@@ -52,6 +58,32 @@ struct Counted {
     matcher: Matcher,
     files: AtomicU64,
     bytes: AtomicU64,
+}
+
+/// The revision of what [`cache_add`] makes of the same guest; part of keys.
+pub const CACHE_ADD_REVISION: u32 = 1;
+
+/// Names the tree that the same image and options gave before. `None` when there is none; the event log then has the cause.
+pub fn cache_known(store: &Store, options: &CacheAddOptions, subject: &str) -> Result<Option<CacheAdded>> {
+    let Some(key) = &options.key else { return Ok(None) };
+    let found = store.action(key)?;
+    let kind = if found.is_some() { EventKind::Hit } else { EventKind::Miss };
+    let mut event = Event::new(kind, &key.operation);
+    (event.key, event.subject) = (key.digest().hex(), subject.to_owned());
+    let Some((action, tree)) = found.and_then(|action| action.trees.first().copied().map(|tree| (action, tree))) else {
+        event.cause = store.explain(key)?.cause.to_owned();
+        store.note(&event);
+        return Ok(None);
+    };
+    let manifest = store.tree(&tree)?;
+    if let Some(reference) = &options.reference {
+        store.set_ref(&Ref { tree, ..reference.clone() })?;
+    }
+    (event.duration_ns, event.bytes) = (action.duration_ns, store.tree_bytes(&tree)?);
+    store.note(&event);
+    let report = ImportReport { entries: u64::from(manifest.len()), ..ImportReport::default() };
+    let imported = Imported { tree, subtree: manifest.directory(0)?.subtree, known: true, report };
+    Ok(Some(CacheAdded { imported, hit: true, skipped: Vec::new(), problems: Problems::default() }))
 }
 
 /// Adds the guest directory `directory` to the store, on all threads of the caller's pool. What cannot be read is left out
@@ -75,6 +107,7 @@ pub fn cache_add(
         Ok(Counted { matcher: Matcher::new(*profile)?, files: AtomicU64::new(0), bytes: AtomicU64::new(0) })
     };
     let profiles = options.profiles.iter().map(count).collect::<Result<Vec<Counted>>>()?;
+    let started = std::time::Instant::now();
     let import = store.import(options.import)?;
     let keep = |visited: &Visited| verdict(mounts, visited, options, &profiles);
     let mut more = Problems::default();
@@ -96,7 +129,11 @@ pub fn cache_add(
         files: counted.files.load(Ordering::Relaxed),
         bytes: counted.bytes.load(Ordering::Relaxed),
     });
-    Ok(CacheAdded { imported, skipped: skipped.collect(), problems })
+    if let Some(key) = options.key.clone().filter(|_| problems.is_empty()) {
+        let duration = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        store.record_action(key, vec![imported.tree], String::new(), duration)?;
+    }
+    Ok(CacheAdded { imported, hit: false, skipped: skipped.collect(), problems })
 }
 
 fn verdict(mounts: &MountTable, visited: &Visited, options: &CacheAddOptions, profiles: &[Counted]) -> Verdict {

@@ -54,7 +54,7 @@ pub fn cache_seed(
         }
     }
     let imported = import.finish(options.reference.as_ref())?;
-    Ok(CacheAdded { imported, skipped, problems: Problems::default() })
+    Ok(CacheAdded { imported, hit: false, skipped, problems: Problems::default() })
 }
 
 /// All that is to be added, a directory before what is in it.

@@ -41,7 +41,7 @@ mod walk;
 mod without_free;
 mod zero;
 
-pub use cache_add::{CacheAddOptions, CacheAdded, cache_add};
+pub use cache_add::{CACHE_ADD_REVISION, CacheAddOptions, CacheAdded, cache_add, cache_known};
 pub use cache_profile::{Profile, Skipped};
 pub use cache_seed::cache_seed;
 pub use check::{CheckOptions, CheckReport, Repair, check};

@@ -58,7 +58,6 @@ pub(super) fn compact(
         record::rename_new(&finished.pack, &store.pack_path(&finished.id, "pack"))?;
         record::rename_new(&finished.index, &store.pack_path(&finished.id, "idx"))?;
         record::sync_directory_of(&store.pack_path(&finished.id, "idx"))?;
-        std::fs::create_dir_all(directory).map_err(|error| Error::io("make", directory.display(), error))?;
         // What was published since may need more of them.
         live.mark_new(store, expired)?;
         let needed = |pack: &Pack| {

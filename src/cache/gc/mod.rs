@@ -22,7 +22,7 @@ use serde::Serialize;
 
 use super::events::{Event, EventKind};
 use super::store::Store;
-use super::{Digest, lease, trash};
+use super::{Digest, Lease, lease, trash};
 use crate::error::{Error, Result};
 use mark::Live;
 
@@ -102,6 +102,8 @@ impl Store {
     pub fn gc(&self, options: &GcOptions) -> Result<GcReport> {
         self.check_writable()?;
         let mut report = GcReport::default();
+        let newest = || trash::epochs(self.path()).last().copied().unwrap_or(0);
+        let lease = if options.dry_run { None } else { Some(Lease::for_gc(self.path(), newest)?) };
         self.remove_abandoned(options, &mut report)?;
         let candidates = self.candidates(&mut report)?;
         let expired = mark::expire(self, options, &mut report)?;
@@ -111,7 +113,7 @@ impl Store {
         }
         let mut live = Live::mark(self, &expired)?;
         (report.live_trees, report.live_blobs) = (live.trees.len() as u64, live.blobs.len() as u64);
-        let epoch = trash::epochs(self.path()).last().map_or(1, |last| last + 1);
+        let epoch = if options.dry_run { newest() } else { trash::begin(self.path())? };
         let directory = trash::directory(self.path(), epoch);
         let mut rest = &candidates[..];
         while !rest.is_empty() {
@@ -134,7 +136,7 @@ impl Store {
             drop(turn);
         }
         compact::compact(self, &mut live, &expired, &directory, options, &mut report)?;
-        self.delete(options, &mut report)?;
+        self.delete(options, lease.as_ref(), &mut report)?;
         if report.condemned_bytes + report.deleted_bytes > 0 && !options.dry_run {
             let mut event = Event::new(EventKind::Evict, "gc");
             event.bytes = report.deleted_bytes;
@@ -196,7 +198,6 @@ impl Store {
         }
         let bytes = self.bytes_of(candidate);
         if !options.dry_run {
-            std::fs::create_dir_all(directory).map_err(|error| Error::io("make", directory.display(), error))?;
             if let Candidate::Pack(id) = candidate {
                 // The index first: a pack counts as long as it has one.
                 move_to(&self.pack_path(id, "idx"), &directory.join(trash::index_name(id)))?;
@@ -214,20 +215,33 @@ impl Store {
         Ok(())
     }
 
-    /// Deletes epochs whose grace is over and that no lease holds back.
-    fn delete(&self, options: &GcOptions, report: &mut GcReport) -> Result<()> {
+    /// Deletes epochs whose grace is over and that no lease holds back but this gc's own.
+    fn delete(&self, options: &GcOptions, own: Option<&Lease>, report: &mut GcReport) -> Result<()> {
         for epoch in trash::epochs(self.path()) {
-            let held = lease::held(self.path(), !options.dry_run)?;
+            let is_other = |name: &str| own.is_none_or(|own| own.name() != name);
+            let held = lease::held_by(self.path(), !options.dry_run, &is_other)?;
             let directory = trash::directory(self.path(), epoch);
             let changed = std::fs::metadata(&directory).and_then(|metadata| metadata.modified());
-            let age = changed.ok().and_then(|changed| SystemTime::now().duration_since(changed).ok()).unwrap_or_default();
+            // Another gc may have deleted it.
+            let Ok(changed) = changed else { continue };
+            let age = SystemTime::now().duration_since(changed).unwrap_or_default();
             if held.epoch.is_some_and(|least| epoch >= least) || age < options.grace {
                 continue;
             }
-            report.deleted_epochs += 1;
-            report.deleted_bytes += bytes_below(&directory);
-            if !options.dry_run {
-                std::fs::remove_dir_all(&directory).map_err(|error| Error::io("delete", directory.display(), error))?;
+            let bytes = bytes_below(&directory);
+            if options.dry_run {
+                report.deleted_epochs += u64::from(bytes > 0);
+                report.deleted_bytes += bytes;
+                continue;
+            }
+            match trash::delete(self.path(), epoch) {
+                Ok(true) => {
+                    report.deleted_epochs += 1;
+                    report.deleted_bytes += bytes;
+                }
+                Ok(false) => {}
+                Err(_) if !directory.exists() => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(())

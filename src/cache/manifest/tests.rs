@@ -123,7 +123,7 @@ fn the_bytes_are_a_contract() {
     assert_eq!(plain.times(3).unwrap(), None);
 }
 
-const GOLDEN: &str = "";
+const GOLDEN: &str = "fd850bbcdcb44d7de896d402f3fb306d82aaa8f8c92818233c9556583a44b445";
 const GOLDEN_SUBTREE: &str = "";
 
 #[test]

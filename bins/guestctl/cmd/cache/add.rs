@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use guestctl::cache::{Durability, Event, EventKind, Ref, name_from};
+use guestctl::cache::{ActionKey, Durability, Event, EventKind, Ref, Store, name_from};
 use guestctl::fs::GuestPath;
 use guestctl::ops::{self, CacheAddOptions, CacheAdded, Profile};
 use guestctl::{Error, Result};
@@ -22,6 +22,9 @@ pub struct Add {
     /// The guest directory.
     #[arg(long, default_value = "/", value_name = "DIRECTORY")]
     directory: String,
+    /// Look at the guest, whatever is known of the image.
+    #[arg(long)]
+    no_memo: bool,
     #[command(flatten)]
     store: AddArgs,
     #[command(flatten)]
@@ -62,7 +65,7 @@ impl AddArgs {
     /// The library's options; `source` names the tree when nothing else does.
     pub fn options(&self, bulk: &BulkArgs, source: &Path) -> Result<CacheAddOptions> {
         let mut bulk = bulk.clone();
-        bulk.exclude.splice(0..0, self.ignored()?);
+        bulk.entries.exclude.splice(0..0, self.ignored()?);
         let mut options = CacheAddOptions::default();
         options.filter = bulk.filter()?;
         options.profiles.clone_from(&self.profile);
@@ -79,7 +82,9 @@ impl AddArgs {
         };
         let mut reference = Ref::new("trees", &name, guestctl::cache::Digest::of(b""))?;
         reference.source.insert("source".to_owned(), source.display().to_string());
-        let rules: Vec<&str> = bulk.exclude.iter().chain(&bulk.include).map(String::as_str).collect();
+        let excludes = bulk.entries.exclude.iter().map(|pattern| format!("exclude {pattern}"));
+        let rules: Vec<String> =
+            excludes.chain(bulk.entries.include.iter().map(|pattern| format!("include {pattern}"))).collect();
         if !rules.is_empty() {
             reference.source.insert("rules".to_owned(), rules.join("\n"));
         }
@@ -125,14 +130,13 @@ impl AddArgs {
             ("packed", report.packed_blobs.to_string()),
             ("inline", report.inline_files.to_string()),
         ];
-        let skipped = added.skipped.iter().map(|skipped| {
-            let name = match skipped.profile.name() {
-                name if name.is_empty() => "",
-                name => name,
-            };
-            (name, count(skipped.files, skipped.bytes))
-        });
-        rows.extend(skipped.map(|(name, count)| ("left out", format!("{name}: {count}"))));
+        if added.hit {
+            rows.truncate(2);
+            rows.push(("image", "as before: the guest was not looked at".to_owned()));
+        }
+        for skipped in &added.skipped {
+            rows.push(("left out", format!("{}: {}", skipped.profile, count(skipped.files, skipped.bytes))));
+        }
         let rows: Vec<_> = rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect();
         print::table(&["ADDED", ""], &[false, false], &rows)?;
         exit::partial(&added.problems)
@@ -141,20 +145,65 @@ impl AddArgs {
 
 impl Add {
     pub fn run(self, store: &StoreArgs) -> Outcome {
-        let options = self.store.options(&self.bulk, self.guest.image())?;
         let store = store.open_or_init()?;
+        let added = self.added(&store)?;
+        self.store.report(&added)
+    }
+
+    /// Adds the guest, or finds that it is there.
+    pub fn added(&self, store: &Store) -> Result<CacheAdded> {
+        let mut options = self.store.options(&self.bulk, self.guest.image())?;
+        options.key = if self.no_memo { None } else { self.key(store, &options)? };
+        let subject = self.guest.image().display().to_string();
+        // Of several that want the same tree at once one makes it.
+        let _flight = options.key.as_ref().map(|key| store.flight(key));
+        if let Some(known) = ops::cache_known(store, &options, &subject)? {
+            return Ok(known);
+        }
         let started = std::time::Instant::now();
         let mounts = self.guest.mounted()?.mount_table()?;
         let directory = GuestPath::parse(&self.directory)?;
         let progress = self.store.progress();
-        let added = jobs::install(self.bulk.jobs, || ops::cache_add(&store, &mounts, &directory, &options, &progress))??;
+        let added = jobs::install(self.bulk.jobs, || ops::cache_add(store, &mounts, &directory, &options, &progress))??;
         drop(progress);
-        let mut event = Event::new(EventKind::Add, "import");
+        let mut event = Event::new(EventKind::Add, "tree");
         event.key = added.imported.tree.to_string();
-        event.subject = self.guest.image().display().to_string();
+        event.subject = subject;
         event.bytes = added.imported.report.file_bytes;
         event.duration_ns = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
         store.note(&event);
-        self.store.report(&added)
+        Ok(added)
+    }
+
+    /// The library's options.
+    pub fn options(&self) -> Result<CacheAddOptions> {
+        self.store.options(&self.bulk, self.guest.image())
+    }
+
+    /// What decides the tree. `None` when an image has no id.
+    pub fn key(&self, store: &Store, options: &CacheAddOptions) -> Result<Option<ActionKey>> {
+        let images = &self.guest.images;
+        let open = images.open.options()?;
+        let mut ids = Vec::new();
+        for image in std::iter::once(&images.image).chain(&images.more) {
+            // `disk.qcow2#name` reads a snapshot: another disk in the same file.
+            if !image.is_file() {
+                return Ok(None);
+            }
+            let id = jobs::install(self.bulk.jobs, || store.image_id(image, &open))??;
+            let Some(id) = id else { return Ok(None) };
+            ids.push(id.hex());
+        }
+        let reference = options.reference.as_ref();
+        let source = |name: &str| reference.and_then(|found| found.source.get(name)).cloned().unwrap_or_default();
+        let parts = [
+            ("image", ids.join(",")),
+            ("format", images.open.format.map_or("probed", guestctl::block::ImageFormat::name).to_owned()),
+            ("mounts", self.guest.mount.join("\n")),
+            ("directory", self.directory.clone()),
+            ("rules", source("rules")),
+            ("profiles", source("profiles")),
+        ];
+        Ok(Some(ActionKey::new("tree", ops::CACHE_ADD_REVISION, parts)))
     }
 }

@@ -3,10 +3,13 @@
 mod add;
 mod diff;
 mod doctor;
+mod explain;
 mod gc;
 mod init;
 mod ls;
+mod misses;
 mod pin;
+mod prewarm;
 mod restore;
 mod rm;
 mod seed;
@@ -80,6 +83,12 @@ enum Command {
     Verify(verify::Verify),
     /// Say what the store's filesystem can do.
     Doctor(doctor::Doctor),
+    /// Add the guests of several images.
+    Prewarm(prewarm::Prewarm),
+    /// Say why a guest's tree is not there.
+    Explain(explain::Explain),
+    /// List results that had to be made, and why.
+    Misses(misses::Misses),
 }
 
 impl StoreArgs {
@@ -127,6 +136,9 @@ impl Cache {
             Command::Stats(command) => command.run(&store),
             Command::Verify(command) => command.run(&store),
             Command::Doctor(command) => command.run(&store),
+            Command::Prewarm(command) => command.run(&store),
+            Command::Explain(command) => command.run(&store),
+            Command::Misses(command) => command.run(&store),
         }
     }
 }
