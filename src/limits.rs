@@ -267,11 +267,21 @@ pub const CACHE_PACK_BYTES: u64 = 64 << 20;
 
 /// Bytes of one record of the cache that is text (VERSION.json, refs, action results, leases). Ours.
 pub const CACHE_RECORD_BYTES: u64 = 16 << 20;
+/// Bytes of a text whose differences are shown line by line. Ours; configuration is smaller.
+pub const DIFF_TEXT_BYTES: u64 = 1 << 20;
+
 /// Bytes of memory for the inodes with several names whose names a walk has not all seen. Ours; some 200,000 at once.
 pub const HARD_LINK_BYTES: u64 = 32 << 20;
 
 /// Runs of data of one sparse file that an archive lists. Ours; what lies behind them is stored with its zeroes.
 pub const SPARSE_RUNS: usize = 1 << 20;
+
+/// Names that are changed because another host would not take them, which are all remembered. Ours.
+pub const RENAMED_NAMES: u64 = 1 << 18;
+
+/// Directories that their owner may not search, which get their modes when everything else is done. Ours; more get them
+/// at once, and hard links to what is in them become copies.
+pub const CLOSED_DIRECTORIES: usize = 1 << 14;
 
 /// Things that could not be read of which a report tells; more are counted. Ours.
 pub const REPORTED_PROBLEMS: usize = 10_000;

@@ -359,7 +359,7 @@ fn the_program_describes_itself() {
         .collect();
     assert_eq!(
         commands.join(" "),
-        "inspect filesystems ls cat find stat download df info map compare create convert measure check commit rebase \
+        "inspect filesystems ls cat find stat download df info map compare diff create convert measure check commit rebase \
          resize snapshot serve schema completions man version"
     );
     for shell in ["bash", "zsh", "fish"] {

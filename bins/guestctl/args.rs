@@ -27,7 +27,7 @@ pub struct Everywhere {
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 system error, 2 usage, 3 parts unreadable, 4 limit or space, 5 refused by policy, \
                           7 unsupported, 8 corrupt image, 9 not found in the guest, 130 cancelled. \
-                          compare and check have those of qemu-img.";
+                          compare and check have those of qemu-img, diff those of diff(1): 1 different, 2 trouble.";
 
 impl Args {
     /// The program's arguments. When the first is a subcommand only that one is defined: defining all of them takes as long
@@ -96,6 +96,8 @@ subcommands! {
     Checksum(cmd::checksum::Checksum) = "checksum",
     /// Copy a guest's tree out as a tar archive.
     TarOut(cmd::tar_out::TarOut) = "tar-out",
+    /// Copy guest files and directories out.
+    CopyOut(cmd::copy_out::CopyOut) = "copy-out",
     /// Show the free space of a guest's filesystems.
     Df(cmd::df::Df) = "df",
     /// Show how much space guest directories take.
@@ -108,6 +110,8 @@ subcommands! {
     Compare(cmd::compare::Compare) = "compare",
     /// Keep extracted trees, and bring them back.
     Cache(cmd::cache::Cache) = "cache",
+    /// Say what differs between two guests.
+    Diff(cmd::diff::Diff) = "diff",
     /// Make a new image.
     Create(cmd::create::Create) = "create",
     /// Convert an image into another format.

@@ -53,6 +53,12 @@ pub fn report(outcome: Outcome) -> ExitCode {
     }
 }
 
+/// Says something to people that is no data.
+#[allow(clippy::print_stderr, reason = "this is where messages for people are printed")]
+pub fn say(message: &str) {
+    eprintln!("guestctl: {message}");
+}
+
 /// Says what could not be read, a line each; exit code 3 when there is any of it.
 #[allow(clippy::print_stderr, reason = "this is where messages for people are printed")]
 pub fn partial(problems: &Problems) -> Outcome {

@@ -102,10 +102,20 @@ impl Timestamp {
     /// `2026-01-31 23:59`, UTC.
     #[must_use]
     pub fn minute(self) -> String {
-        let day = self.seconds.div_euclid(86_400);
         let second = self.seconds.rem_euclid(86_400);
-        let (year, month, day) = civil(day);
-        format!("{year:04}-{month:02}-{day:02} {:02}:{:02}", second / 3600, second / 60 % 60)
+        format!("{} {:02}:{:02}", self.day(), second / 3600, second / 60 % 60)
+    }
+
+    /// `2026-01-31 23:59:58.000000001 +0000`, as `diff -u` and `stat` write it.
+    #[must_use]
+    pub fn precise(self) -> String {
+        format!("{}:{:02}.{:09} +0000", self.minute(), self.seconds.rem_euclid(60), self.nanoseconds)
+    }
+
+    /// `2026-01-31`, UTC.
+    fn day(self) -> String {
+        let (year, month, day) = civil(self.seconds.div_euclid(86_400));
+        format!("{year:04}-{month:02}-{day:02}")
     }
 }
 
@@ -218,5 +228,7 @@ mod tests {
         assert_eq!(minute(-1), "1969-12-31 23:59");
         assert_eq!(minute(4_102_444_800), "2100-01-01 00:00");
         assert_eq!(minute(-2_147_483_648), "1901-12-13 20:45");
+        let precise = Timestamp { seconds: -1, nanoseconds: 7 }.precise();
+        assert_eq!(precise, "1969-12-31 23:59:59.000000007 +0000");
     }
 }

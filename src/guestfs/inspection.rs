@@ -137,7 +137,7 @@ fn unknown() -> String {
     "unknown".to_owned()
 }
 
-fn find<'a>(systems: &'a [OperatingSystem], root: &str) -> Result<&'a OperatingSystem> {
+pub(super) fn find<'a>(systems: &'a [OperatingSystem], root: &str) -> Result<&'a OperatingSystem> {
     let found = systems.iter().find(|system| system.root == root);
     found.ok_or_else(|| {
         Error::invalid(format!("{root} is not the root of an operating system")).with_hint("inspect_os lists them")

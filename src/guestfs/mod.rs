@@ -5,6 +5,8 @@
 //! Drives are never written to.
 
 mod bulk;
+mod comparing;
+mod copying;
 mod create;
 mod devices;
 mod drive;

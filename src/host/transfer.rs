@@ -24,9 +24,14 @@ const CHUNK: u64 = 1 << 20;
 /// Bytes that are cloned at a time: costs no memory, but progress and cancelling want pieces.
 const CLONE_CHUNK: u64 = 256 << 20;
 
-/// Runs shorter than this are copied: cloning one costs as much as writing it (measured on XFS, where the break-even is
+/// Files smaller than this are copied: cloning one costs as much as writing it (measured on XFS, where the break-even is
 /// at 16 KiB, and btrfs).
 const CLONE_FROM: u64 = 16 << 10;
+
+/// Runs that could not be shared after which it is not tried any more, for files whose bytes are at hand and for others,
+/// unless many could be.
+const GIVE_UP_AT_HAND: u64 = 32;
+const GIVE_UP: u64 = 4_096;
 
 /// The least piece that is read on its own to find what of a damaged run can be read.
 const SALVAGE: u64 = 4_096;
@@ -66,6 +71,8 @@ pub(crate) struct Transfer {
     cloned: AtomicU64,
     copied: AtomicU64,
     cloned_files: AtomicU64,
+    /// Runs that could not be shared.
+    not_shared: AtomicU64,
     /// Never clone.
     copies_only: bool,
 }
@@ -113,17 +120,45 @@ impl Transfer {
         buffer: &mut Vec<u8>,
         progress: &dyn Progress,
     ) -> Result<Vec<Unreadable>> {
+        self.run(content, to, shown, buffer, progress, false)
+    }
+
+    /// The same, where the first thing that cannot be read ends it.
+    pub(crate) fn copy_whole(
+        &self,
+        content: &dyn BlockDevice,
+        to: &File,
+        shown: &dyn std::fmt::Display,
+        progress: &dyn Progress,
+    ) -> Result<()> {
+        self.run(content, to, shown, &mut Vec::new(), progress, true).map(|_| ())
+    }
+
+    fn run(
+        &self,
+        content: &dyn BlockDevice,
+        to: &File,
+        shown: &dyn std::fmt::Display,
+        buffer: &mut Vec<u8>,
+        progress: &dyn Progress,
+        whole: bool,
+    ) -> Result<Vec<Unreadable>> {
+        let share = self.may_share_after(content.size(), GIVE_UP);
+        let (unreadable, failed_reads, end, cloned) = (Vec::new(), 0, 0, 0);
+        let transfer = self;
         let mut copy = Copy {
-            transfer: self,
+            transfer,
             content,
             to,
             shown,
             buffer,
             progress,
-            unreadable: Vec::new(),
-            failed_reads: 0,
-            end: 0,
-            cloned: 0,
+            share,
+            whole,
+            unreadable,
+            failed_reads,
+            end,
+            cloned,
         };
         copy.all()?;
         if copy.end < content.size() {
@@ -133,6 +168,18 @@ impl Transfer {
             self.cloned_files.fetch_add(1, Ordering::Relaxed);
         }
         Ok(copy.unreadable)
+    }
+
+    /// Whether it may be worth the while to open a content of this size and to share it, though its bytes are at hand.
+    pub(crate) fn may_share(&self, size: u64) -> bool {
+        self.may_share_after(size, GIVE_UP_AT_HAND)
+    }
+
+    fn may_share_after(&self, size: u64, failures: u64) -> bool {
+        let shared = self.cloned_files.load(Ordering::Relaxed);
+        size >= CLONE_FROM
+            && !self.copies_only
+            && self.not_shared.load(Ordering::Relaxed) < failures.saturating_add(shared.saturating_mul(8))
     }
 
     fn pair(&self, key: (u64, u64)) -> Option<Pair> {
@@ -152,6 +199,10 @@ struct Copy<'a> {
     shown: &'a dyn std::fmt::Display,
     buffer: &'a mut Vec<u8>,
     progress: &'a dyn Progress,
+    /// Whether sharing is tried.
+    share: bool,
+    /// Whether nothing may be lost.
+    whole: bool,
     unreadable: Vec<Unreadable>,
     failed_reads: u64,
     /// How long the file is.
@@ -169,8 +220,7 @@ impl Copy<'_> {
             let extent = match self.content.next_extent(at..size) {
                 Ok(extent) => extent,
                 Err(error) => {
-                    self.lost(at..size, error);
-                    return Ok(());
+                    return self.lost(at..size, error);
                 }
             };
             let run = at..at.saturating_add(extent.len.max(1)).min(size);
@@ -182,7 +232,7 @@ impl Copy<'_> {
                 self.progress.advance(run.end - run.start);
             }
             if self.failed_reads >= SALVAGE_READS && at < size {
-                self.lost(at..size, Error::limit("failed reads of one file", SALVAGE_READS, self.failed_reads));
+                self.lost(at..size, Error::limit("failed reads of one file", SALVAGE_READS, self.failed_reads))?;
             }
         }
         Ok(())
@@ -194,13 +244,15 @@ impl Copy<'_> {
         while at < run.end {
             if self.failed_reads >= SALVAGE_READS {
                 let error = Error::limit("failed reads of one file", SALVAGE_READS, self.failed_reads);
-                self.lost(at..run.end, error);
-                break;
+                return self.lost(at..run.end, error);
             }
-            let cloned = if run.end - at >= CLONE_FROM { self.clone(at..run.end)? } else { 0 };
-            if cloned > 0 {
-                at += cloned;
-                continue;
+            if self.share {
+                let cloned = self.clone(at..run.end)?;
+                if cloned > 0 {
+                    at += cloned;
+                    continue;
+                }
+                self.transfer.not_shared.fetch_add(1, Ordering::Relaxed);
             }
             let len = (run.end - at).min(CHUNK);
             self.copy(at..at + len)?;
@@ -211,9 +263,6 @@ impl Copy<'_> {
 
     /// Lets the file share the beginning of `run`. Zero when it cannot.
     fn clone(&mut self, run: Range<u64>) -> Result<u64> {
-        if self.transfer.copies_only {
-            return Ok(0);
-        }
         let Some(there) = self.content.host_range(run.start..run.end.min(run.start + CLONE_CHUNK)) else {
             return Ok(0);
         };
@@ -287,27 +336,31 @@ impl Copy<'_> {
                     self.progress.advance(len);
                 }
                 Err(error) if matches!(error.kind(), ErrorKind::Cancelled) => return Err(error),
-                Err(_) if len > SALVAGE && self.failed_reads < SALVAGE_PIECES => {
+                Err(_) if !self.whole && len > SALVAGE && self.failed_reads < SALVAGE_PIECES => {
                     let middle = piece.start + (len / 2).next_multiple_of(SALVAGE).min(len - 1);
                     pending.push(middle..piece.end);
                     pending.push(piece.start..middle);
                 }
                 Err(error) => {
                     self.failed_reads += 1;
-                    self.lost(piece, error);
+                    self.lost(piece, error)?;
                 }
             }
         }
         Ok(())
     }
 
-    /// Notes what cannot be read; neighbours are one.
-    fn lost(&mut self, range: Range<u64>, error: Error) {
+    /// Notes what cannot be read, unless nothing may be lost; neighbours are one.
+    fn lost(&mut self, range: Range<u64>, error: Error) -> Result<()> {
+        if self.whole {
+            return Err(error);
+        }
         self.progress.advance(range.end - range.start);
         match self.unreadable.last_mut() {
             Some(last) if last.range.end == range.start => last.range.end = range.end,
             _ => self.unreadable.push(Unreadable { range, error }),
         }
+        Ok(())
     }
 
     fn check_cancelled(&self) -> Result<()> {

@@ -39,6 +39,20 @@ pub(super) fn cloud_init(reader: &Reader<'_>) -> Result<Option<CloudInit>> {
     Ok(Some(CloudInit { source, disabled, datasources, seeds, instance_id }))
 }
 
+/// Configuration and seed files, in the order in which they were found.
+pub(super) fn files(reader: &Reader<'_>) -> Result<Vec<String>> {
+    let mut files = vec![CONFIG.to_owned()];
+    let names = reader.names("/etc/cloud/cloud.cfg.d")?;
+    let names = names.iter().filter(|name| name.ends_with(".cfg")).take(256);
+    files.extend(names.map(|name| format!("/etc/cloud/cloud.cfg.d/{name}")));
+    for seed in reader.names("/var/lib/cloud/seed")?.into_iter().take(16) {
+        let directory = format!("/var/lib/cloud/seed/{seed}");
+        let names = reader.names(&directory)?;
+        files.extend(names.into_iter().take(64).map(|name| format!("{directory}/{name}")));
+    }
+    Ok(files)
+}
+
 /// The top-level key `datasource_list` of a YAML file: `[ A, B ]` on one or several lines, or a block of `- A`.
 fn datasource_list(text: &str) -> Option<Vec<String>> {
     let mut lines = text.lines().map(|line| line.split(" #").next().unwrap_or(line).trim_end());

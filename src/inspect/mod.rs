@@ -14,18 +14,21 @@
 //! | which distribution is it | `release_files` with [`os_release`] and [`distro`], `arch`, `hostname` |
 //! | how does it boot | `bootloader`, `kernels`, `grub`, `bls` |
 //! | what runs in it, who uses it | `services`, `users`, `ssh`, `cloud_init`, `network`, `locale`, `machine_id` |
+//! | how do two systems differ | `differences` with `authorized_keys`, `sysctl` |
 #![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::as_conversions)]
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::as_conversions))]
 
 mod arch;
 mod assemble;
 pub mod assignments;
+mod authorized_keys;
 mod bls;
 mod bootloader;
 mod budget;
 mod candidate;
 mod cloud_init;
 mod devices;
+mod differences;
 mod discoverable;
 pub mod distro;
 pub mod fstab;
@@ -44,12 +47,14 @@ mod reader;
 mod release_files;
 mod services;
 mod ssh;
+mod sysctl;
 mod users;
 mod version;
 
 pub use bootloader::{Bootloader, BootloaderKind, Firmware};
 pub use candidate::Candidate;
 pub use cloud_init::CloudInit;
+pub use differences::{Difference, DifferenceKind, Differences, FieldChange, Topic, differences};
 pub use guest::Guest;
 pub use kernels::{Kernel, KernelKind};
 pub use machine_id::MachineId;

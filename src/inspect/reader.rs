@@ -145,6 +145,12 @@ impl<'a> Reader<'a> {
         Ok(self.tolerate(self.guest.read_text(&place))?.map(|text| Sourced::new(text, place)))
     }
 
+    /// The bytes of the regular file at `path`; `None` when there is none.
+    pub(super) fn bytes(&self, path: &str) -> Result<Option<Vec<u8>>> {
+        let Some(place) = self.place(path)? else { return Ok(None) };
+        self.tolerate(self.guest.read(&place))
+    }
+
     /// The text of the first of `paths` that is a regular file and of which `pick` makes something.
     pub(super) fn first<T>(&self, paths: &[&str], pick: impl Fn(&str) -> Option<T>) -> Result<Option<Sourced<T>>> {
         for path in paths {

@@ -83,6 +83,16 @@ pub(super) fn groups(reader: &Reader<'_>) -> Result<Option<Sourced<Vec<Group>>>>
     Ok(paid.map(|()| Sourced::new(groups, text.source)))
 }
 
+/// The password fields of shadow by user, to be compared with another guest's and never shown.
+pub(super) fn password_fields(reader: &Reader<'_>) -> Result<HashMap<String, String>> {
+    let shadow = reader.text("/etc/shadow")?.map(|text| text.value).unwrap_or_default();
+    let pairs = shadow.lines().filter_map(|line| {
+        let mut fields = line.split(':');
+        Some((fields.next()?.to_owned(), fields.next()?.to_owned()))
+    });
+    Ok(pairs.take(limits::INSPECT_ENTRIES).collect())
+}
+
 fn passwords(shadow: &str) -> HashMap<&str, Password> {
     let pairs = shadow.lines().filter_map(|line| {
         let mut fields = line.split(':');

@@ -1,18 +1,13 @@
 //! Whether two disks hold the same bytes: what both know to be zero, or both keep in the same place of the same file, is
 //! never read.
 
-use std::ops::Range;
-use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::zero::is_zero;
-use crate::block::{BlockDevice, ExtentKind};
+use super::both::{Both, Buffers, known};
+use crate::block::BlockDevice;
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::Progress;
-
-/// Bytes that a thread reads from each side at a time.
-const PIECE: u64 = 1 << 20;
 
 /// How to compare.
 #[derive(Debug, Clone, Copy, Default)]
@@ -33,6 +28,13 @@ pub enum Comparison {
     },
 }
 
+/// An error, and where the piece begins that could not be compared.
+#[derive(Debug)]
+pub(super) struct Located {
+    pub(super) offset: u64,
+    pub(super) error: Error,
+}
+
 /// Compares two disks on all threads of the caller's pool. The answer does not depend on their number.
 pub fn compare(
     left: &dyn BlockDevice,
@@ -40,6 +42,17 @@ pub fn compare(
     options: &CompareOptions,
     progress: &dyn Progress,
 ) -> Result<Comparison> {
+    compare_located(left, right, options, progress, &|_| {}).map_err(|located| located.error)
+}
+
+/// The same; `seen` is told of each piece, on any thread.
+pub(super) fn compare_located(
+    left: &dyn BlockDevice,
+    right: &dyn BlockDevice,
+    options: &CompareOptions,
+    progress: &dyn Progress,
+    seen: &(dyn Fn(&Both) + Sync),
+) -> Result<Comparison, Located> {
     let (shorter, longer) = (left.size().min(right.size()), left.size().max(right.size()));
     if options.strict && shorter != longer {
         return Ok(Comparison::Different { offset: shorter });
@@ -53,6 +66,7 @@ pub fn compare(
         first: AtomicU64::new(u64::MAX),
         failure: Mutex::new(None),
         progress,
+        seen,
     };
     rayon::scope(|scope| {
         for _ in 0..rayon::current_num_threads() {
@@ -62,7 +76,7 @@ pub fn compare(
     let first = work.first.into_inner();
     match work.failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
         // A difference before the part that cannot be read answers the question.
-        Some((offset, error)) if offset <= first => Err(error),
+        Some((offset, error)) if offset <= first => Err(Located { offset, error }),
         _ if first != u64::MAX => Ok(Comparison::Different { offset: first }),
         _ => Ok(Comparison::Same),
     }
@@ -81,18 +95,12 @@ struct Pieces<'a> {
     /// The lowest piece that could not be compared.
     failure: Mutex<Option<(u64, Error)>>,
     progress: &'a dyn Progress,
-}
-
-/// What is known of both sides from one offset on.
-struct Both {
-    range: Range<u64>,
-    left: ExtentKind,
-    right: ExtentKind,
+    seen: &'a (dyn Fn(&Both) + Sync),
 }
 
 impl Pieces<'_> {
     fn run(&self) {
-        let mut buffers = (Vec::new(), Vec::new());
+        let mut buffers = Buffers::default();
         loop {
             let piece = match self.next() {
                 Ok(Some(piece)) => piece,
@@ -107,6 +115,7 @@ impl Pieces<'_> {
                 Ok(Some(offset)) => drop(self.first.fetch_min(offset, Ordering::Relaxed)),
                 Err(error) => return self.fail(piece.range.start, error),
             }
+            (self.seen)(&piece);
             self.progress.advance(piece.range.end - piece.range.start);
         }
     }
@@ -124,10 +133,10 @@ impl Pieces<'_> {
         let mut at = self.at.lock().unwrap_or_else(PoisonError::into_inner);
         while *at < self.end && *at < self.first.load(Ordering::Relaxed) {
             let start = *at;
-            let both = self.known(start).map_err(|error| (start, error))?;
+            let both = known(self.left, self.right, start, self.end).map_err(|error| (start, error))?;
             *at = both.range.end;
-            let zero = both.left != ExtentKind::Data && both.right != ExtentKind::Data;
-            if zero && !self.strict {
+            if both.is_equal() && !self.strict {
+                (self.seen)(&both);
                 self.progress.advance(both.range.end - start);
                 continue;
             }
@@ -136,69 +145,14 @@ impl Pieces<'_> {
         Ok(None)
     }
 
-    /// What both sides are at `at`, as far as that goes and, when it is data, at most a piece.
-    fn known(&self, at: u64) -> Result<Both> {
-        let side = |device: &dyn BlockDevice| {
-            if at >= device.size() {
-                return Ok((self.end - at, ExtentKind::Hole));
-            }
-            let extent = device.next_extent(at..device.size())?;
-            Ok::<_, Error>((extent.len.max(1), extent.kind))
-        };
-        let ((left_len, left), (right_len, right)) = (side(self.left)?, side(self.right)?);
-        let most = if left == ExtentKind::Data || right == ExtentKind::Data { PIECE } else { u64::MAX };
-        let len = left_len.min(right_len).min(most);
-        Ok(Both { range: at..at + len, left, right })
-    }
-
     /// The first difference in a piece.
-    fn compare(&self, piece: &Both, (left, right): &mut (Vec<u8>, Vec<u8>)) -> Result<Option<u64>> {
-        let range = piece.range.clone();
+    fn compare(&self, piece: &Both, buffers: &mut Buffers) -> Result<Option<u64>> {
         if self.strict {
-            let allocated = |device: &dyn BlockDevice| Ok::<_, Error>(device.status(range.clone())?.allocated);
+            let allocated = |device: &dyn BlockDevice| Ok::<_, Error>(device.status(piece.range.clone())?.allocated);
             if allocated(self.left)? != allocated(self.right)? {
-                return Ok(Some(range.start));
+                return Ok(Some(piece.range.start));
             }
         }
-        if self.same_place(&range) {
-            return Ok(None);
-        }
-        let len = (range.end - range.start) as usize;
-        let read = |device: &dyn BlockDevice, buffer: &mut Vec<u8>| {
-            buffer.resize(len, 0);
-            device.read_exact_at(buffer, range.start)
-        };
-        let found = match (piece.left, piece.right) {
-            (ExtentKind::Data, ExtentKind::Data) => {
-                read(self.left, left)?;
-                read(self.right, right)?;
-                if left == right { None } else { left.iter().zip(&*right).position(|(left, right)| left != right) }
-            }
-            (ExtentKind::Data, _) => {
-                read(self.left, left)?;
-                if is_zero(left) { None } else { left.iter().position(|byte| *byte != 0) }
-            }
-            (_, ExtentKind::Data) => {
-                read(self.right, right)?;
-                if is_zero(right) { None } else { right.iter().position(|byte| *byte != 0) }
-            }
-            _ => None,
-        };
-        Ok(found.map(|at| range.start + at as u64))
-    }
-
-    /// Whether both sides keep the whole range in the same place of the same file.
-    fn same_place(&self, range: &Range<u64>) -> bool {
-        let len = range.end - range.start;
-        let whole = |device: &'_ dyn BlockDevice| {
-            if range.end > device.size() {
-                return None;
-            }
-            let there = device.host_range(range.clone()).filter(|there| there.len >= len)?;
-            let metadata = there.file.metadata().ok()?;
-            Some((metadata.dev(), metadata.ino(), there.offset))
-        };
-        let left = whole(self.left);
-        left.is_some() && left == whole(self.right)
+        if piece.is_equal() { Ok(None) } else { buffers.compare(self.left, self.right, piece) }
     }
 }

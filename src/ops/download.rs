@@ -1,14 +1,14 @@
-//! One content into one host file: complete under its name or not there at all, with its holes.
+//! One content into one host file: complete under its name or not there at all, with its holes, and shared with the image
+//! where the host can do that.
 
 use std::fs::File;
 use std::io::Write;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::block::{BlockDevice, ExtentKind, for_each_extent};
 use crate::error::{Error, Result};
-use crate::host::{Staged, publish_all};
+use crate::host::{Staged, Transfer, publish_all};
 use crate::progress::Progress;
 
 const CHUNK: u64 = 1 << 20;
@@ -75,9 +75,8 @@ pub fn write_to(device: &dyn BlockDevice, stream: &mut dyn Write, progress: &dyn
 }
 
 fn to_file(device: &dyn BlockDevice, file: &File, path: &Path, progress: &dyn Progress) -> Result<()> {
-    let failed = |error| Error::io("write", path.display(), error);
-    file.set_len(device.size()).map_err(failed)?;
-    copy(device, progress, |at, bytes, _| bytes.map_or(Ok(()), |bytes| file.write_all_at(bytes, at).map_err(failed)))
+    // One content is asked for, so nothing less is given.
+    Transfer::new(true).copy_whole(device, file, &path.display(), progress)
 }
 
 #[cfg(test)]

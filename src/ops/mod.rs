@@ -3,6 +3,7 @@
 //! There is one walk ([`walk()`]); whatever looks at many files is an [`EntrySink`]. Parallel work starts here and above,
 //! never below, on the rayon pool that the caller is in; what comes out never depends on the number of threads.
 
+mod both;
 pub mod bulk;
 mod cache_add;
 mod cache_profile;
@@ -13,8 +14,10 @@ mod commit;
 mod compare;
 mod compress;
 mod convert;
+mod copy_out;
 mod cpio;
 mod create;
+mod diff;
 mod download;
 mod du;
 mod filter;
@@ -53,8 +56,16 @@ pub use commit::{CommitOptions, commit};
 pub use compare::{CompareOptions, Comparison, compare};
 pub use compress::StreamCompression;
 pub use convert::{ConvertOptions, Converted, convert, convert_into};
+pub use copy_out::{
+    Clash, CopiedEntries, CopyOutOptions, CopyOutReport, FactCount, ForeignName, ForeignNames, ForeignNamesFound,
+    Manifest, copy_out,
+};
 pub use cpio::{CpioOptions, CpioWritten, cpio_out, cpio_to};
 pub use create::create;
+pub use diff::{
+    Change, ChangeKind, DiffEntry, DiffFact, DiffIgnore, DiffOptions, DiffProblem, DiffReport, DiffSide, DiffSink,
+    TextChange, TextDiff, TextOptions, diff,
+};
 pub use download::{download, download_all, write_to};
 pub use du::{DuLine, DuOptions, DuSink, Usage, du};
 pub use filter::{Filter, Verdict};

@@ -115,8 +115,13 @@ fn hostile_guests() {
     }
     let base = Disk::build(&format!("{TREE}; {}", make("64M")));
     let mut suite = Suite::new("guest files", base, FILESYSTEM);
-    suite.commands =
-        &["inspect --json IMAGE", "filesystems --json IMAGE", "ls -R --json -m /dev/sda IMAGE /", "ls -l -R IMAGE /"];
+    suite.commands = &[
+        "inspect --json IMAGE",
+        "filesystems --json IMAGE",
+        "ls -R --json -m /dev/sda IMAGE /",
+        "ls -l -R IMAGE /",
+        "diff --semantic --json IMAGE IMAGE",
+    ];
     for &(name, script) in TREES {
         suite.add(name, move |disk| *disk = Disk::build(&format!("{TREE}; {script}; {}", make("64M"))));
     }

@@ -73,6 +73,7 @@ pub const FILESYSTEM: &[&str] = &[
     "ls -R --json -m /dev/sda IMAGE /",
     "find -m /dev/sda IMAGE /",
     "df --json -m /dev/sda IMAGE",
+    "diff --json -m /dev/sda IMAGE IMAGE",
 ];
 
 /// The commands for everything else.

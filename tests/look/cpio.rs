@@ -17,12 +17,17 @@ fn archives_are_read_back_whole() {
     let (image, out) = (guest.image(), tempfile::tempdir().unwrap());
     let archive = out.path().join("out.cpio");
     let written = guestctl(["cpio-out", "-q", "--json", text(&image), "/", text(&archive)]);
-    // Times before 1970 and after 2106 do not fit; the kernel's own are within.
-    assert!(written.err.contains("2 times outside 1970 to 2106"), "{}", written.err);
+    // Times before 1970 and after 2106 do not fit.
+    let script = "find . -newermt @4294967295 -printf x -o ! -newermt @-1 -printf x";
+    let clamped = guest.kernel(script).len() as u64;
+    assert!(clamped > 0 && written.err.contains(&format!("{clamped} times outside 1970 to 2106")), "{}", written.err);
     assert_eq!(written.code, 0);
     let written: serde_json::Value = serde_json::from_slice(&written.out).unwrap();
     let bytes = archive.metadata().unwrap().len();
-    assert_eq!((written["bytes"].as_u64(), written["clamped_times"].as_u64(), bytes % 512), (Some(bytes), Some(2), 0));
+    assert_eq!(
+        (written["bytes"].as_u64(), written["clamped_times"].as_u64(), bytes % 512),
+        (Some(bytes), Some(clamped), 0)
+    );
 
     let listed = |script: &str| {
         let mut lines: Vec<_> =
@@ -61,8 +66,13 @@ fn archives_are_read_back_whole() {
             let there = facts(&out.path().join(name));
             let fits = |line: &&str| !line.starts_with("old\t") && !line.starts_with("a-b/other\t");
             let (there, here) = (there, facts(&tree));
-            let there: Vec<_> = there.lines().filter(fits).collect();
-            let here: Vec<_> = here.lines().filter(fits).collect();
+            // cpio(1) does not give directories their times again after it has put files into them.
+            let known = |line: &str| match line.rsplit_once(' ') {
+                Some((facts, _)) if name == "cpio" && facts.contains("\td ") => facts.to_owned(),
+                _ => line.to_owned(),
+            };
+            let there: Vec<_> = there.lines().filter(fits).map(known).collect();
+            let here: Vec<_> = here.lines().filter(fits).map(known).collect();
             assert_eq!(there, here, "{name}");
             shell(
                 out.path(),

@@ -9,6 +9,8 @@ mod mounted;
 mod program;
 #[path = "../support/mod.rs"]
 mod support;
+#[path = "../support/tree_fs.rs"]
+mod tree_fs;
 
 mod cpio;
 mod du;
@@ -18,3 +20,4 @@ mod guest;
 mod handle;
 mod initrd;
 mod kernel;
+mod shared;

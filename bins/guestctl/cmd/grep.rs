@@ -122,7 +122,7 @@ pub struct Grep {
     rest: Vec<String>,
 }
 
-const AFTER: &str = "A file with a NUL byte is binary: it is said to match, and not printed, unless --text. \
+const AFTER: &str = "A file with a NUL byte is binary: standard error says that it matches, and it is not printed, unless --text. \
     A line of more than 16 MiB is an error of its file (exit code 3 at the end).\n\n\
     JSON: kind \"match\" or \"context\" with path, line_number, byte_offset, text (path_b64 and text_b64 have the bytes, \
     when they are no UTF-8), and for a match matches, a list of {start, end} in bytes of the line; with -o text is what \
@@ -183,7 +183,14 @@ impl Grep {
             let written = if self.json { json_line(event, bytes) } else { self.line(event, names, bytes) };
             written.map_err(output)
         };
+        let has_lines = !self.json && matches!(options.mode, GrepMode::Lines | GrepMode::OnlyMatching);
         let mut write = |bytes: &[u8]| {
+            // A line without an end is no data, but what is said of a binary file.
+            let end = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
+            let (bytes, said) = if has_lines { bytes.split_at(end) } else { (bytes, &b""[..]) };
+            if !said.is_empty() {
+                exit::say(&String::from_utf8_lossy(said));
+            }
             // Groups are apart from each other: nothing stands before the first.
             let bytes = if begun { bytes } else { bytes.strip_prefix(b"--\n").unwrap_or(bytes) };
             begun |= !bytes.is_empty();
@@ -265,7 +272,7 @@ impl Grep {
                 out.extend_from_slice(text);
                 out.push(b'\n');
             }
-            GrepEvent::Binary { path } => writeln!(out, "guestctl: {}: binary file matches", escape(path))?,
+            GrepEvent::Binary { path } => write!(out, "{}: binary file matches", escape(path))?,
             GrepEvent::Count { path, count } => {
                 if names {
                     name(path, out, b':');

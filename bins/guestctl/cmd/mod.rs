@@ -8,9 +8,11 @@ pub mod commit;
 pub mod compare;
 pub mod completions;
 pub mod convert;
+pub mod copy_out;
 pub mod cpio_out;
 pub mod create;
 pub mod df;
+pub mod diff;
 pub mod download;
 pub mod du;
 pub mod exports;
@@ -49,6 +51,7 @@ pub fn run(args: Args) -> Outcome {
         Command::Download(command) => command.run(),
         Command::Checksum(command) => command.run(),
         Command::TarOut(command) => command.run(),
+        Command::CopyOut(command) => command.run(),
         Command::Df(command) => command.run(),
         Command::Du(command) => command.run(),
         Command::CpioOut(command) => command.run(),
@@ -60,6 +63,7 @@ pub fn run(args: Args) -> Outcome {
         Command::Map(command) => command.run(),
         Command::Compare(command) => command.run(),
         Command::Cache(command) => command.run(),
+        Command::Diff(command) => command.run(),
         Command::Create(command) => command.run(),
         Command::Convert(command) => command.run(),
         Command::Measure(command) => command.run(),

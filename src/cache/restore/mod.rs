@@ -231,7 +231,7 @@ impl Store {
         let restore = Restore::new(self, &manifest, &staged.tree, options, progress);
         restore.all(start)?;
         let report = restore.report();
-        staged.publish(options.sync, || Ok(()))?;
+        staged.publish(options.sync, None, || Ok(()))?;
         Ok(report)
     }
 }

@@ -85,20 +85,26 @@ impl Preserve {
         self.mode.then_some(permissions & mask)
     }
 
-    /// Whether an attribute of this name is given.
+    /// What an attribute of this name is, when it is to be given.
     fn takes(self, name: &[u8]) -> Option<Fact> {
-        let (fact, wanted) = if name.starts_with(b"user.") {
-            (Fact::UserXattrs, self.user_xattrs)
-        } else if name.starts_with(b"system.posix_acl_") {
-            (Fact::Acls, self.acls)
-        } else if name.starts_with(b"security.") {
-            (Fact::Security, self.security)
-        } else if name.starts_with(b"trusted.") {
-            (Fact::Trusted, self.trusted)
-        } else {
-            return None;
-        };
-        wanted.then_some(fact)
+        Fact::of_xattr(name).filter(|fact| self.wants(*fact))
+    }
+
+    /// Whether facts of this kind are given.
+    #[must_use]
+    pub fn wants(self, fact: Fact) -> bool {
+        match fact {
+            Fact::Mode => self.mode,
+            Fact::Times => self.times,
+            Fact::UserXattrs => self.user_xattrs,
+            Fact::Setid => self.setid,
+            Fact::Owner => self.owner,
+            Fact::Acls => self.acls,
+            Fact::Security => self.security,
+            Fact::Trusted => self.trusted,
+            Fact::Devices => self.devices,
+            Fact::Nodes | Fact::Links => true,
+        }
     }
 }
 
@@ -142,6 +148,8 @@ pub enum Fact {
     Times,
     /// Attributes in `user.`.
     UserXattrs,
+    /// Set-user-ID and set-group-ID bits.
+    Setid,
     /// Owner and group.
     Owner,
     /// POSIX ACLs.
@@ -159,11 +167,24 @@ pub enum Fact {
 }
 
 impl Fact {
+    /// What an extended attribute of this name is; `None` for one that only its filesystem understands.
+    #[must_use]
+    pub fn of_xattr(name: &[u8]) -> Option<Self> {
+        let kinds: [(&[u8], Self); 4] = [
+            (b"user.", Self::UserXattrs),
+            (b"system.posix_acl_", Self::Acls),
+            (b"security.", Self::Security),
+            (b"trusted.", Self::Trusted),
+        ];
+        kinds.into_iter().find(|(prefix, _)| name.starts_with(prefix)).map(|(_, fact)| fact)
+    }
+
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Mode,
         Self::Times,
         Self::UserXattrs,
+        Self::Setid,
         Self::Owner,
         Self::Acls,
         Self::Security,
@@ -180,6 +201,7 @@ impl Fact {
             Self::Mode => "mode",
             Self::Times => "times",
             Self::UserXattrs => "xattrs",
+            Self::Setid => "setid",
             Self::Owner => "owner",
             Self::Acls => "acls",
             Self::Security => "security",

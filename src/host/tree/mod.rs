@@ -17,17 +17,17 @@ mod staged;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{AtFlags, FileType as HostType, Mode, OFlags};
 use rustix::io::Errno;
 
 pub(crate) use attributes::Attributes;
 pub use attributes::{Fact, Preserve};
-pub(crate) use name::check_name;
 pub(crate) use staged::StagedTree;
 
 use crate::block::Lru;
@@ -63,6 +63,8 @@ pub(crate) struct Tree {
     beneath: Beneath,
     /// Open directories by their paths.
     open: Lru<Vec<u8>, Arc<OwnedFd>>,
+    /// Directories that were made before their turn. The lock is held while one is made.
+    early: Mutex<HashSet<Vec<u8>>>,
 }
 
 /// A new regular file, open for writing.
@@ -94,7 +96,16 @@ impl Tree {
         let made_as = same.then_some((stat.st_uid, stat.st_gid));
         let giver = Giver { preserve, umask, made_as, refusals: Refusals::default() };
         let open = Lru::new(OPEN_DIRECTORIES);
-        Ok(Self { root: Arc::new(root), shown, existing, ours, giver, beneath: Beneath::new(), open })
+        Ok(Self {
+            root: Arc::new(root),
+            shown,
+            existing,
+            ours,
+            giver,
+            beneath: Beneath::new(),
+            open,
+            early: Mutex::default(),
+        })
     }
 
     /// The facts that were to be preserved and that the host did not take, with how often.
@@ -102,24 +113,50 @@ impl Tree {
         self.giver.refusals.counts()
     }
 
-    /// What is preserved.
-    pub(crate) fn preserve(&self) -> Preserve {
-        self.giver.preserve
+    /// Makes a directory, open to its owner alone until it is sealed. False when it existed and is used.
+    pub(crate) fn create_dir(&self, path: &[u8]) -> Result<bool> {
+        let (parent, name) = self.place(path)?;
+        let mut early = self.early.lock().unwrap_or_else(PoisonError::into_inner);
+        if early.remove(path) {
+            return Ok(true);
+        }
+        let made = self.make(path, &parent, name, || rustix::fs::mkdirat(&parent, name, Mode::RWXU));
+        drop(early);
+        let is_new = match made {
+            Ok(()) => true,
+            // In a new tree nothing exists: a second directory has a name that the host takes for another's.
+            Err(Errno::EXIST) if !self.ours => false,
+            Err(errno) => return Err(self.failed("make the directory", path, errno)),
+        };
+        let directory = open_one(parent.as_fd(), name);
+        let directory = directory.map_err(|errno| self.failed("open the directory", path, errno))?;
+        self.open.insert(path.to_vec(), Arc::new(directory));
+        Ok(is_new)
     }
 
-    /// Makes a directory, open to its owner alone until it is sealed.
-    pub(crate) fn create_dir(&self, path: &[u8]) -> Result<()> {
-        let (parent, name) = self.place(path)?;
-        let made = self.make(path, &parent, name, || rustix::fs::mkdirat(&parent, name, Mode::RWXU));
-        let directory = match made {
-            // In a new tree nothing exists: a second directory has a name that the host takes for another's.
-            Err(Errno::EXIST) if !self.ours => open_one(parent.as_fd(), name),
-            Err(errno) => Err(errno),
-            Ok(()) => open_one(parent.as_fd(), name),
-        };
-        let directory = directory.map_err(|errno| self.failed("make the directory", path, errno))?;
-        self.open.insert(path.to_vec(), Arc::new(directory));
+    /// Makes the directories above an entry that do not exist yet, for a thread that is ahead of the one whose work they
+    /// are; to that one they are new when it comes to them.
+    pub(crate) fn ensure_parents(&self, path: &[u8]) -> Result<()> {
+        name::split(path)?;
+        let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
+        for (at, _) in slashes {
+            let (parent, name) = self.place(&path[..at])?;
+            let mut early = self.early.lock().unwrap_or_else(PoisonError::into_inner);
+            let make = || rustix::fs::mkdirat(&parent, name, Mode::RWXU);
+            match self.make(&path[..at], &parent, name, make) {
+                Ok(()) => drop(early.insert(path[..at].to_vec())),
+                Err(Errno::EXIST) => {}
+                Err(errno) => return Err(self.failed("make the directory", &path[..at], errno)),
+            }
+        }
         Ok(())
+    }
+
+    /// Takes away a file that could not be completed.
+    pub(crate) fn discard(&self, path: &[u8]) {
+        if let Ok((parent, name)) = self.place(path) {
+            let _ = rustix::fs::unlinkat(&parent, name, AtFlags::empty());
+        }
     }
 
     /// Gives a directory its attributes; the empty path is the root.

@@ -6,7 +6,7 @@
 //! is nobody's.
 
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -56,19 +56,31 @@ impl StagedTree {
     }
 
     /// Makes the tree durable (unless `sync` is false), gives it its name, and makes the name durable. What `before` does
-    /// comes between: when it fails the tree is not published.
-    pub(crate) fn publish(mut self, sync: bool, before: impl FnOnce() -> Result<()>) -> Result<()> {
+    /// comes between: when it fails the tree is not published. With `only`, the tree's one entry of that name is published
+    /// in its place.
+    pub(crate) fn publish(
+        mut self,
+        sync: bool,
+        only: Option<&[u8]>,
+        before: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
         if sync {
             self.tree.sync()?;
         }
         before()?;
         let Some(staged) = &self.name else { return Ok(()) };
         let name = self.target.file_name().map(OsStrExt::as_bytes).unwrap_or_default();
-        rename_new(&self.parent, staged, name).map_err(|errno| match errno {
+        let renamed = match only {
+            None => rename_new(self.parent.as_fd(), staged, self.parent.as_fd(), name),
+            Some(only) => rename_new(self.tree.root.as_fd(), only, self.parent.as_fd(), name),
+        };
+        renamed.map_err(|errno| match errno {
             Errno::EXIST | Errno::NOTEMPTY => exists(&self.target),
             errno => Error::io("rename to", self.target.display(), errno),
         })?;
-        self.name = None;
+        if only.is_none() {
+            self.name = None;
+        }
         if !sync {
             return Ok(());
         }
@@ -112,15 +124,20 @@ fn take(parent: &File, name: &[u8]) -> Result<Option<OwnedFd>> {
 }
 
 /// Renames unless the new name exists.
-fn rename_new(parent: &File, old: &[u8], new: &[u8]) -> Result<(), Errno> {
-    match rustix::fs::renameat_with(parent, old, parent, new, RenameFlags::NOREPLACE) {
-        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
-            // A filesystem without that flag: the name is claimed with an empty directory, which a rename replaces, and
-            // which it refuses to replace when somebody has put something into it.
-            rustix::fs::mkdirat(parent, new, Mode::RWXU)?;
-            rustix::fs::renameat(parent, old, parent, new)
+fn rename_new(from: BorrowedFd<'_>, old: &[u8], to: BorrowedFd<'_>, new: &[u8]) -> Result<(), Errno> {
+    match rustix::fs::renameat_with(from, old, to, new, RenameFlags::NOREPLACE) {
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {}
+        renamed => return renamed,
+    }
+    // A filesystem without that flag. A directory's name is claimed with an empty one, which a rename replaces, and which it
+    // refuses to replace when somebody has put something into it; another entry's with a second link.
+    match rustix::fs::linkat(from, old, to, new, AtFlags::empty()) {
+        Ok(()) => rustix::fs::unlinkat(from, old, AtFlags::empty()),
+        Err(Errno::PERM | Errno::ISDIR | Errno::OPNOTSUPP) => {
+            rustix::fs::mkdirat(to, new, Mode::RWXU)?;
+            rustix::fs::renameat(from, old, to, new)
         }
-        renamed => renamed,
+        linked => linked,
     }
 }
 

@@ -37,7 +37,7 @@ fn a_tree_of_everything_appears_with_its_attributes() {
         tree.seal(path, &plain(mode, &[])).unwrap();
     }
     assert!(!target.exists());
-    staged.publish(true, || Ok(())).unwrap();
+    staged.publish(true, None, || Ok(())).unwrap();
     let stat = |path: &str| target.join(path).symlink_metadata().unwrap();
     for (path, mode) in
         [("", 0o1755), ("d", 0o700), ("d/e", 0o555), ("d/e/file", 0o640), ("d/fifo", 0o666), ("d/socket", 0o755)]
@@ -151,9 +151,40 @@ fn a_tree_is_removed_unless_it_is_published_and_stale_ones_go() {
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 3);
     drop(first);
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
-    second.publish(true, || Ok(())).unwrap();
+    second.publish(true, None, || Ok(())).unwrap();
     StagedTree::create(&target, Preserve::default()).unwrap_err();
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+}
+
+#[test]
+fn one_entry_of_a_tree_can_be_published_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, taken) in [("file", false), ("taken", true)] {
+        let target = dir.path().join(name);
+        let staged = StagedTree::create(&target, Preserve::default()).unwrap();
+        write(&staged.tree, "one", b"x").unwrap();
+        if taken {
+            std::fs::write(&target, b"old").unwrap();
+        }
+        assert_eq!(staged.publish(true, Some(b"one"), || Ok(())).is_err(), taken);
+        assert_eq!(std::fs::read(&target).unwrap(), if taken { b"old".to_vec() } else { b"x".to_vec() });
+    }
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+}
+
+#[test]
+fn directories_made_before_their_turn_are_new_at_their_turn() {
+    let dir = tempfile::tempdir().unwrap();
+    let staged = StagedTree::create(&dir.path().join("out"), Preserve::default()).unwrap();
+    write(&staged.tree, "a/b/f", b"x").unwrap_err();
+    staged.tree.ensure_parents(b"a/b/f").unwrap();
+    write(&staged.tree, "a/b/f", b"x").unwrap();
+    staged.tree.ensure_parents(b"a/b/f").unwrap();
+    assert!(staged.tree.create_dir(b"a").unwrap() && staged.tree.create_dir(b"a/b").unwrap());
+    staged.tree.create_dir(b"a/b").unwrap_err();
+    staged.tree.ensure_parents(b"../x/y").unwrap_err();
+    let into = Tree::open(dir.path(), Preserve::default(), Existing::Refuse).unwrap();
+    assert_eq!((into.create_dir(b"new").unwrap(), into.create_dir(b"new").unwrap()), (true, false));
 }
 
 #[test]
@@ -162,11 +193,11 @@ fn a_target_that_appeared_meanwhile_is_left_alone() {
     let target = dir.path().join("out");
     let staged = StagedTree::create(&target, Preserve::default()).unwrap();
     std::fs::create_dir(&target).unwrap();
-    staged.publish(true, || Ok(())).unwrap_err();
+    staged.publish(true, None, || Ok(())).unwrap_err();
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     let other = dir.path().join("other");
     let staged = StagedTree::create(&other, Preserve::default()).unwrap();
-    staged.publish(true, || Err(Error::invalid("the manifest"))).unwrap_err();
+    staged.publish(true, None, || Err(Error::invalid("the manifest"))).unwrap_err();
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
 }
 

@@ -13,6 +13,7 @@
 pub mod apk;
 pub mod dpkg;
 mod gathered;
+mod order;
 pub mod pacman;
 pub mod rpm;
 mod stanza;
@@ -23,6 +24,7 @@ use serde::Serialize;
 
 use PackageFormat::{Apk, Deb, Pacman, Rpm};
 pub use gathered::Gathered;
+pub use order::version_order;
 
 use super::Guest;
 use crate::block::BlockDevice;
