@@ -6,6 +6,8 @@ mod support;
 #[path = "support/program.rs"]
 mod program;
 
+#[path = "cache/archive.rs"]
+mod archive;
 #[path = "cache/collect.rs"]
 mod collect;
 #[path = "cache/corruption.rs"]

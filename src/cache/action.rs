@@ -132,6 +132,20 @@ impl Store {
         Ok(())
     }
 
+    /// Forgets the results that a tree is part of; how many.
+    pub fn forget(&self, tree: &Digest) -> Result<u64> {
+        self.check_writable()?;
+        let mut forgotten = 0;
+        for (digest, action) in self.actions()? {
+            if action.trees.contains(tree) {
+                let path = self.action_path(&digest);
+                std::fs::remove_file(&path).map_err(|error| Error::io("remove", path.display(), error))?;
+                forgotten += 1;
+            }
+        }
+        Ok(forgotten)
+    }
+
     /// All results.
     pub fn actions(&self) -> Result<Vec<(Digest, Action)>> {
         let mut actions = Vec::new();

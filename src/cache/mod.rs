@@ -32,6 +32,7 @@
 //! * What is damaged is put aside and named, and never delivered; see [`Verify`] for how closely is looked.
 //! * `unsafe` and clocks take no part in what is right: times only tell what is old.
 mod action;
+mod archive;
 mod calibrate;
 mod diff;
 mod digest;
@@ -59,6 +60,7 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use action::{Action, ActionKey, Flight};
+pub use archive::Exported;
 pub use calibrate::{Calibration, measure};
 pub use diff::{Change, ChangeKind, diff};
 pub use digest::Digest;

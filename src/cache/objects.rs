@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
-use super::pack::{Pack, Place, Writer};
+use super::pack::{Catalog, Pack, Place, Writer};
 use super::store::Store;
 use super::{Compression, Digest, record, seal, trash};
 use crate::error::{Error, Result};
@@ -69,6 +69,9 @@ impl Store {
         }
         if !self.is_writable() {
             return Ok(false);
+        }
+        if self.condemned().find(digest).is_some_and(|(pack, _)| self.pack_is_there(&pack)) {
+            return Ok(true);
         }
         for compressed in [false, true] {
             let path = self.object_path(digest, compressed);
@@ -136,6 +139,12 @@ impl Store {
             if attempt == 0 {
                 self.refresh()?;
             }
+        }
+        if let Some((pack, place)) = Catalog::condemned(self.path()).find(digest)
+            && u64::from(place.len) == len
+        {
+            self.check_pack(&pack)?;
+            return Ok(Object::Packed { pack, place });
         }
         let error = Error::corrupt("cache", "object", 0, "nothing", format!("the blob {digest}"));
         Err(error.in_image(self.path().display()).with_hint("add the image again; guestctl cache verify tells more"))

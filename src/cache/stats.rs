@@ -57,6 +57,36 @@ pub struct Operation {
     pub causes: BTreeMap<String, u64>,
 }
 
+impl Stats {
+    /// The numbers as a textfile for Prometheus' node exporter.
+    #[must_use]
+    pub fn prometheus(&self) -> String {
+        let mut text = String::new();
+        let mut gauge = |name: &str, help: &str, rows: &[(String, f64)]| {
+            text.push_str(&format!("# HELP guestctl_cache_{name} {help}\n# TYPE guestctl_cache_{name} gauge\n"));
+            for (labels, value) in rows {
+                text.push_str(&format!("guestctl_cache_{name}{labels} {value}\n"));
+            }
+        };
+        let plain = |value: u64| vec![(String::new(), value as f64)];
+        gauge("trees", "Trees.", &plain(self.trees));
+        gauge("objects", "Blobs that are files of their own.", &plain(self.objects));
+        gauge("packed_blobs", "Blobs in packs.", &plain(self.packed_blobs));
+        gauge("stored_bytes", "Bytes of trees, objects and packs.", &plain(self.tree_bytes + self.object_bytes + self.pack_bytes));
+        gauge("logical_bytes", "Bytes of the files of all trees.", &plain(self.logical_bytes));
+        gauge("trash_bytes", "Bytes that can still be brought back.", &plain(self.trash_bytes));
+        gauge("quarantined", "Damaged files that were put aside.", &plain(self.quarantined));
+        let by = |value: &dyn Fn(&Operation) -> f64| -> Vec<(String, f64)> {
+            let row = |(name, operation): (&String, &Operation)| (format!("{{operation=\"{name}\"}}"), value(operation));
+            self.operations.iter().map(row).collect()
+        };
+        gauge("hits", "Results that were there.", &by(&|operation| operation.hits as f64));
+        gauge("misses", "Results that had to be made.", &by(&|operation| operation.misses as f64));
+        gauge("saved_seconds", "Time that hits took when they were made.", &by(&|operation| operation.saved_ns as f64 / 1e9));
+        text
+    }
+}
+
 impl Store {
     /// Counts what there is; `since` is how far back events are looked at, in seconds since 1970.
     pub fn stats(&self, since: i64) -> Result<Stats> {

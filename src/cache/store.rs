@@ -28,6 +28,8 @@ pub struct Store {
     writable: bool,
     verify: Verify,
     catalog: RwLock<Option<Arc<Catalog>>>,
+    /// Condemned packs, as they were when the last import began.
+    condemned: RwLock<Arc<Catalog>>,
     /// Objects that were found sound, so that they are not looked at again.
     proven: Mutex<HashSet<Digest>>,
 }
@@ -102,8 +104,9 @@ impl Store {
         let version = Version::read(root)?;
         let unknown = version.read_only_for().map(|word| log::warn!("the cache has the feature {word}: only reading"));
         let writable = unknown.is_none() && rustix::fs::access(root.join("staging"), Access::WRITE_OK).is_ok();
-        let (catalog, proven) = (RwLock::default(), Mutex::default());
-        let store = Self { root: root.to_owned(), version, writable, verify: Verify::default(), catalog, proven };
+        let (catalog, condemned, proven) = Default::default();
+        let verify = Verify::default();
+        let store = Self { root: root.to_owned(), version, writable, verify, catalog, condemned, proven };
         if writable {
             epoch::recover(&store)?;
         }
@@ -191,6 +194,17 @@ impl Store {
         let fresh = Arc::new(known.refreshed(&self.root)?);
         *catalog = Some(fresh.clone());
         Ok(fresh)
+    }
+
+    /// The condemned packs as they were when the last import began.
+    pub(super) fn condemned(&self) -> Arc<Catalog> {
+        self.condemned.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Looks for condemned packs again.
+    pub(super) fn refresh_condemned(&self) {
+        let fresh = Arc::new(Catalog::condemned(&self.root));
+        *self.condemned.write().unwrap_or_else(PoisonError::into_inner) = fresh;
     }
 
     /// Takes the turn of one that publishes (shared) or condemns (exclusive). On a filesystem without locks there are no

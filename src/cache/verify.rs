@@ -1,6 +1,6 @@
 //! Looking at everything that is stored, whatever anybody has asked for.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::sync::Mutex;
 
@@ -106,7 +106,7 @@ impl Store {
             Ok::<(), Error>(())
         })?;
         let catalog = self.refresh()?;
-        for digest in sizes.keys() {
+        for digest in &self.needed(&found)? {
             let there = [false, true].iter().any(|compressed| self.object_path(digest, *compressed).exists());
             if !there && catalog.find(digest).is_none() {
                 found.damage("missing", digest, "a tree needs this blob, and it is not there", false);
@@ -115,6 +115,25 @@ impl Store {
         let mut report = found.0.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
         report.damage.sort_unstable();
         Ok(report)
+    }
+
+    /// The blobs of trees that something refers to. Others may have lost some to a gc that is not done.
+    fn needed(&self, found: &Found) -> Result<HashSet<Digest>> {
+        let mut needed = HashSet::new();
+        let refs = self.refs().unwrap_or_default().into_iter().map(|found| found.tree);
+        for tree in refs.chain(self.actions()?.into_iter().flat_map(|(_, action)| action.trees)) {
+            // What is damaged was reported.
+            let Ok(manifest) = self.tree(&tree) else {
+                if !self.tree_path(&tree).exists() {
+                    found.damage("missing", tree, "something refers to this tree, and it is not there", false);
+                }
+                continue;
+            };
+            for index in 0..manifest.blobs() {
+                needed.insert(manifest.blob(index)?.0);
+            }
+        }
+        Ok(needed)
     }
 
     /// Looks at all trees and refs; the sizes of all blobs that trees need.

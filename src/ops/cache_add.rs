@@ -3,8 +3,7 @@
 //! Contents that lie unchanged in the image's file are cloned into the store where the host can share storage: hashed, and
 //! not copied.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::Mutex;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
@@ -12,11 +11,10 @@ use serde::Serialize;
 use super::bulk::{Batch, Content, Member, Wants, for_each_batch};
 use super::cache_profile::{Matcher, Profile, Skipped};
 use super::filter::{Filter, Verdict};
-use super::ordered::lock;
 use super::problems::{Problem, Problems};
 use super::walk::{Entry, EntrySink, Flow, Visited, walk};
 use crate::cache::{
-    ActionKey, Described, Event, EventKind, Import, ImportOptions, ImportReport, Imported, Prepared, Ref, Source, Store,
+    ActionKey, Described, Digest, Event, EventKind, Import, ImportOptions, ImportReport, Imported, Prepared, Ref, Source, Store,
 };
 use crate::error::{Error, ErrorKind, PathProblem, Result};
 use crate::fs::{FileType, Follow, GuestPath, Location, MountTable};
@@ -67,23 +65,39 @@ pub const CACHE_ADD_REVISION: u32 = 1;
 pub fn cache_known(store: &Store, options: &CacheAddOptions, subject: &str) -> Result<Option<CacheAdded>> {
     let Some(key) = &options.key else { return Ok(None) };
     let found = store.action(key)?;
-    let kind = if found.is_some() { EventKind::Hit } else { EventKind::Miss };
-    let mut event = Event::new(kind, &key.operation);
+    let known = found.as_ref().and_then(|action| {
+        let tree = action.trees.first()?;
+        match named(store, tree, options) {
+            Ok(known) => Some(known),
+            // What is damaged or gone is made again.
+            Err(error) => {
+                log::warn!("{error}: the tree is made again");
+                None
+            }
+        }
+    });
+    let mut event = Event::new(if known.is_some() { EventKind::Hit } else { EventKind::Miss }, &key.operation);
     (event.key, event.subject) = (key.digest().hex(), subject.to_owned());
-    let Some((action, tree)) = found.and_then(|action| action.trees.first().copied().map(|tree| (action, tree))) else {
-        event.cause = store.explain(key)?.cause.to_owned();
-        store.note(&event);
-        return Ok(None);
-    };
-    let manifest = store.tree(&tree)?;
-    if let Some(reference) = &options.reference {
-        store.set_ref(&Ref { tree, ..reference.clone() })?;
+    match (&known, found) {
+        (Some(known), Some(action)) => {
+            (event.duration_ns, event.bytes) = (action.duration_ns, store.tree_bytes(&known.imported.tree)?);
+        }
+        (_, Some(_)) => "damaged".clone_into(&mut event.cause),
+        _ => store.explain(key)?.cause.clone_into(&mut event.cause),
     }
-    (event.duration_ns, event.bytes) = (action.duration_ns, store.tree_bytes(&tree)?);
     store.note(&event);
+    Ok(known)
+}
+
+/// The tree under its new name.
+fn named(store: &Store, tree: &Digest, options: &CacheAddOptions) -> Result<CacheAdded> {
+    let manifest = store.tree(tree)?;
+    if let Some(reference) = &options.reference {
+        store.set_ref(&Ref { tree: *tree, ..reference.clone() })?;
+    }
     let report = ImportReport { entries: u64::from(manifest.len()), ..ImportReport::default() };
-    let imported = Imported { tree, subtree: manifest.directory(0)?.subtree, known: true, report };
-    Ok(Some(CacheAdded { imported, hit: true, skipped: Vec::new(), problems: Problems::default() }))
+    let imported = Imported { tree: *tree, subtree: manifest.directory(0)?.subtree, known: true, report };
+    Ok(CacheAdded { imported, hit: true, skipped: Vec::new(), problems: Problems::default() })
 }
 
 /// Adds the guest directory `directory` to the store, on all threads of the caller's pool. What cannot be read is left out
@@ -245,9 +259,9 @@ fn has_holes(member: &Member, bytes: &[u8]) -> bool {
 /// Numbers of files with several names, by the path of the first.
 #[derive(Default)]
 struct Links {
-    numbers: Mutex<HashMap<Vec<u8>, u64>>,
+    numbers: HashMap<Vec<u8>, u64>,
     /// First names of files that were left out.
-    lost: BTreeMap<Vec<u8>, ()>,
+    lost: HashSet<Vec<u8>>,
 }
 
 fn push(import: &Import<'_>, ready: Ready, links: &mut Links, problems: &mut Problems) -> Result<()> {
@@ -263,19 +277,18 @@ fn push(import: &Import<'_>, ready: Ready, links: &mut Links, problems: &mut Pro
         Ok(prepared) => prepared,
         Err(problem) => {
             problems.push(problem);
-            links.lost.insert(described.path, ());
+            links.lost.insert(described.path);
             return Ok(());
         }
     };
     let several = described.metadata.nlink > 1 && described.metadata.file_type != FileType::Dir;
     if let Some(first) = first.as_ref().or(several.then_some(&described.path)) {
-        if links.lost.contains_key(first) {
+        if links.lost.contains(first) {
             problems.push(lost(&described, "another name of a file that could not be read"));
             return Ok(());
         }
-        let mut numbers = lock(&links.numbers);
-        let next = numbers.len() as u64;
-        described.link = Some(*numbers.entry(first.clone()).or_insert(next));
+        let next = links.numbers.len() as u64;
+        described.link = Some(*links.numbers.entry(first.clone()).or_insert(next));
     }
     import.push(described, prepared)
 }

@@ -73,3 +73,42 @@ fn an_ext4_guest_comes_back_as_it_was() {
     cache(dir.path(), &["restore", "-q", "nothing", &path("x")])
         .fails(2, "guestctl: error: there is no tree 'nothing' in the cache\nhint: guestctl cache ls lists them\n");
 }
+
+#[test]
+fn an_image_that_was_added_before_is_known_by_its_content() {
+    if !have("mke2fs") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    shell(dir.path(), "mkdir tree; echo one > tree/one; head -c 9000 /dev/urandom > tree/two; mke2fs -q -t ext4 -d tree a.raw 16M; cp a.raw b.raw");
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let add = |arguments: &[&str]| cache(dir.path(), &[&["add", "--json", "-q"], arguments].concat()).json();
+    let made = add(&["--name", "a", &path("a.raw")]);
+    assert_eq!(made["hit"], false);
+    // Another file with the same content, another name.
+    let known = add(&["--name", "b", &path("b.raw")]);
+    assert_eq!((&known["hit"], &known["tree"]), (&serde_json::Value::Bool(true), &made["tree"]));
+    // Other arguments, another image.
+    assert_eq!(add(&["--name", "c", "--exclude", "two", &path("a.raw")])["hit"], false);
+    shell(dir.path(), "echo changed > tree/one; mke2fs -q -t ext4 -d tree b.raw 16M");
+    let explained = cache(dir.path(), &["explain", &path("b.raw")]).json();
+    assert_eq!((explained["hit"].as_bool(), explained["cause"].as_str()), (Some(false), Some("image-changed")), "{explained}");
+    assert_eq!(add(&["--name", "b", &path("b.raw")])["hit"], false);
+    let misses = cache(dir.path(), &["misses", "--json"]).json();
+    let causes: Vec<_> = misses.as_array().unwrap().iter().map(|miss| miss["cause"].as_str().unwrap()).collect();
+    assert_eq!(causes, ["never-seen", "rules-changed", "image-changed"]);
+    let stats = cache(dir.path(), &["stats", "--json"]).json();
+    assert_eq!(stats["operations"]["tree"]["hits"], 1, "{stats}");
+    assert_eq!(cache(dir.path(), &["analyze", "--json", "--fail-below", "90"]).code, 1);
+    let warmed = cache(dir.path(), &["prewarm", "--json", &path("a.raw"), &path("b.raw"), &path("none.raw")]);
+    assert_eq!(warmed.code, 3);
+    let warmed: serde_json::Value = serde_json::from_slice(&warmed.out).unwrap();
+    assert_eq!((&warmed[0]["hit"], &warmed[1]["hit"], warmed[2]["error"].is_string()), (&true.into(), &true.into(), true));
+    // An image in place of a tree.
+    cache(dir.path(), &["restore", "-q", &path("a.raw"), &path("out")]).text();
+    assert_eq!(std::fs::read(dir.path().join("out/one")).unwrap(), b"one\n");
+    cache(dir.path(), &["export", "-o", &path("trees.tar"), "a", "b"]).text();
+    let other = dir.path().join("other");
+    let imported = guestctl(["cache", "--cache-dir", other.to_str().unwrap(), "import", "--json", &path("trees.tar")]).json();
+    assert_eq!(imported.as_array().unwrap().len(), 2, "{imported}");
+}

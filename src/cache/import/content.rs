@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fs::File;
+use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::PoisonError;
@@ -122,6 +123,56 @@ impl Import<'_> {
         written.write(&bytes, self.compressed())?;
         self.keep(written, digest, len, 0)?;
         Ok(Prepared { sparse, ..Prepared::of(content) })
+    }
+
+    /// Stores `len` bytes that come from elsewhere under their digest; other bytes are refused.
+    pub(in super::super) fn adopt(&self, digest: &Digest, len: u64, from: &mut dyn Read) -> Result<()> {
+        let failed = |error| Error::io("read", "the archive", error);
+        let refused = |found| Error::corrupt("cache archive", "blob", 0, found, digest);
+        if len < self.store.version().pack_threshold_bytes {
+            let mut bytes = Vec::new();
+            from.take(len).read_to_end(&mut bytes).map_err(failed)?;
+            if to_u64(bytes.len()) != len || Digest::of(&bytes) != *digest {
+                return Err(refused(Digest::of(&bytes)));
+            }
+            if self.store.has(digest, len)? {
+                return self.deduplicated(len);
+            }
+            let mut tree = self.tree.lock().unwrap_or_else(PoisonError::into_inner);
+            return self.pack(&mut tree, *digest, &bytes);
+        }
+        if self.store.has(digest, len)? {
+            return self.deduplicated(len);
+        }
+        let mut file = self.loose_file()?;
+        let mut hasher = blake3::Hasher::new();
+        let mut buffer = vec![0; BUFFER];
+        let (mut left, compress) = (len, self.compressed());
+        let mut encoder = if compress {
+            Some(zstd::stream::write::Encoder::new(file.file.try_clone().map_err(failed)?, 3).map_err(failed)?)
+        } else {
+            None
+        };
+        while left > 0 {
+            let want = to_usize(left).min(buffer.len());
+            let part = buffer.get_mut(..want).unwrap_or_default();
+            from.read_exact(part).map_err(failed)?;
+            hasher.update(part);
+            match &mut encoder {
+                Some(encoder) => std::io::Write::write_all(encoder, part).map_err(failed)?,
+                None => file.append(part)?,
+            }
+            left = left.saturating_sub(to_u64(want));
+        }
+        if let Some(encoder) = encoder {
+            encoder.finish().map_err(failed)?;
+        }
+        file.compressed = compress;
+        let found = Digest::from(hasher.finalize());
+        if found != *digest {
+            return Err(refused(found));
+        }
+        self.keep(file, found, len, 0)
     }
 
     fn compressed(&self) -> bool {

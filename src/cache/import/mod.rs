@@ -172,6 +172,7 @@ impl Store {
         let staging = self.staging().join(lease.name());
         std::fs::create_dir(&staging).map_err(|error| Error::io("make", staging.display(), error))?;
         self.refresh()?;
+        self.refresh_condemned();
         let builder = Builder::new(options.keep_times);
         let tree = Mutex::new(Tree { builder, pack: None, packs: Vec::new(), packed: HashSet::new() });
         let can_clone = AtomicBool::new(self.version().reflink);

@@ -19,14 +19,19 @@ impl Import<'_> {
     /// Makes all of it durable and gives it its names; the tree is in the store when this returns. With a ref it stays
     /// there; without one only until the next gc that comes after this import ends.
     pub fn finish(self, reference: Option<&Ref>) -> Result<Imported> {
-        let (manifest, packs) = {
+        let builder = std::mem::take(&mut self.tree.lock().unwrap_or_else(PoisonError::into_inner).builder);
+        self.publish_as(builder.finish()?, reference)
+    }
+
+    /// The same with a manifest that is there already, whose blobs were adopted or are in the store.
+    pub(in super::super) fn publish_as(self, manifest: Manifest, reference: Option<&Ref>) -> Result<Imported> {
+        let packs = {
             let mut tree = self.tree.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(pack) = tree.pack.take() {
                 let pack = pack.finish()?;
                 tree.packs.push(pack);
             }
-            let builder = std::mem::take(&mut tree.builder);
-            (builder.finish()?, std::mem::take(&mut tree.packs))
+            std::mem::take(&mut tree.packs)
         };
         let staged_tree = self.stage_manifest(&manifest)?;
         let loose = std::mem::take(&mut *self.loose.lock().unwrap_or_else(PoisonError::into_inner));

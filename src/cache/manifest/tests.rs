@@ -124,7 +124,7 @@ fn the_bytes_are_a_contract() {
 }
 
 const GOLDEN: &str = "fd850bbcdcb44d7de896d402f3fb306d82aaa8f8c92818233c9556583a44b445";
-const GOLDEN_SUBTREE: &str = "";
+const GOLDEN_SUBTREE: &str = "29843aea041ca61788dbd2be117813e1e5d9a35daec3bdcdf0414cad9f28f49c";
 
 #[test]
 fn the_order_of_arrival_does_not_matter() {

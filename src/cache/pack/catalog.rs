@@ -36,8 +36,11 @@ impl Pack {
         }
         let opened = match File::open(&self.path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let root = self.path.parent().and_then(Path::parent).unwrap_or(Path::new("."));
-                trash::find(root, &trash::pack_name(&self.id)).map(File::open).unwrap_or(Err(error))
+                // Moved to the trash, or back, since the catalog was read.
+                let root = self.path.ancestors().find(|above| above.join("VERSION.json").exists());
+                let place = root.unwrap_or(Path::new(".")).join("packs").join(format!("{}.pack", self.id));
+                let found = root.and_then(|root| trash::find(root, &trash::pack_name(&self.id)));
+                found.map(File::open).unwrap_or_else(|| File::open(place).map_err(|_| error))
             }
             opened => opened,
         };
@@ -89,6 +92,25 @@ impl Catalog {
         }
         packs.sort_unstable_by_key(|pack| pack.id);
         Ok(Self { packs, damaged: damaged(root) })
+    }
+
+    /// The packs that gc has condemned and that can still be brought back.
+    pub(crate) fn condemned(root: &Path) -> Self {
+        let mut packs = Vec::new();
+        for epoch in trash::epochs(root) {
+            let directory = trash::directory(root, epoch);
+            for entry in std::fs::read_dir(&directory).into_iter().flatten().flatten() {
+                let name = entry.file_name();
+                let id = name.to_str().and_then(|name| name.strip_prefix("index-")?.parse::<Digest>().ok());
+                let Some(id) = id else { continue };
+                let path = directory.join(trash::pack_name(&id));
+                if let Ok(index) = Index::load(&entry.path(), &path, &id) {
+                    packs.push(Arc::new(Pack { id, index, path, file: OnceLock::new() }));
+                }
+            }
+        }
+        packs.sort_unstable_by_key(|pack| pack.id);
+        Self { packs, damaged: damaged(root) }
     }
 
     /// The pack that a blob lies in.

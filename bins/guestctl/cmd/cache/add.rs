@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{Args, FromArgMatches};
 use guestctl::cache::{ActionKey, Durability, Event, EventKind, Ref, Store, name_from};
 use guestctl::fs::GuestPath;
 use guestctl::ops::{self, CacheAddOptions, CacheAdded, Profile};
@@ -173,6 +173,15 @@ impl Add {
         event.duration_ns = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
         store.note(&event);
         Ok(added)
+    }
+
+    /// The command for an image alone, all else as by default.
+    pub fn of_image(image: &std::ffi::OsStr) -> Result<Self> {
+        let command = Self::augment_args(clap::Command::new("add"));
+        let arguments = ["add".as_ref(), "--quiet".as_ref(), "--".as_ref(), image];
+        let matches = command.try_get_matches_from(arguments);
+        let add = matches.and_then(|mut matches| Self::from_arg_matches_mut(&mut matches));
+        add.map_err(|error| Error::invalid(error.to_string()))
     }
 
     /// The library's options.

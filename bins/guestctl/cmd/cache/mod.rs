@@ -1,10 +1,13 @@
 //! `guestctl cache`: one file per subcommand.
 
 mod add;
+mod analyze;
 mod diff;
 mod doctor;
 mod explain;
+mod export;
 mod gc;
+mod import;
 mod init;
 mod ls;
 mod misses;
@@ -89,6 +92,12 @@ enum Command {
     Explain(explain::Explain),
     /// List results that had to be made, and why.
     Misses(misses::Misses),
+    /// Say what the cache was good for.
+    Analyze(analyze::Analyze),
+    /// Write trees into one tar file.
+    Export(export::Export),
+    /// Store the trees of such a file.
+    Import(import::Import),
 }
 
 impl StoreArgs {
@@ -139,6 +148,9 @@ impl Cache {
             Command::Prewarm(command) => command.run(&store),
             Command::Explain(command) => command.run(&store),
             Command::Misses(command) => command.run(&store),
+            Command::Analyze(command) => command.run(&store),
+            Command::Export(command) => command.run(&store),
+            Command::Import(command) => command.run(&store),
         }
     }
 }

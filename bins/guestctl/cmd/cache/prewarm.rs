@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, FromArgMatches};
+use clap::Args;
 use guestctl::Error;
 use serde::Serialize;
 
@@ -44,10 +44,7 @@ impl Prewarm {
         }
         let mut rows = Vec::new();
         for image in images {
-            let command = Add::augment_args(clap::Command::new("add"));
-            let matches = command.try_get_matches_from(["add".into(), "--quiet".into(), "--".into(), image.clone().into_os_string()]);
-            let add = matches.and_then(|mut matches| Add::from_arg_matches_mut(&mut matches));
-            let added = add.map_err(|error| Error::invalid(error.to_string())).and_then(|add| add.added(&store));
+            let added = Add::of_image(image.as_os_str()).and_then(|add| add.added(&store));
             let image = image.display().to_string();
             rows.push(match added {
                 Ok(added) => Row {

@@ -4,11 +4,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
-use guestctl::cache::{Chosen, Event, EventKind, RestoreOptions, RestoreReport, Rewrite, Strategy};
+use guestctl::cache::{Chosen, Digest, Event, EventKind, RestoreOptions, RestoreReport, Rewrite, Store, Strategy};
 use guestctl::ops::{Filter, Preserve, Verdict};
 use guestctl::{Error, Result};
 
 use super::StoreArgs;
+use super::add::Add;
 use crate::exit::Outcome;
 use crate::progress::Shown;
 use crate::{jobs, print};
@@ -16,7 +17,7 @@ use crate::{jobs, print};
 /// Bring a tree back as a directory: complete under its name, or not there at all.
 #[derive(Debug, Args)]
 pub struct Restore {
-    /// The tree: its name, its id, or the beginning of its id.
+    /// The tree: its name, its id, the beginning of its id, or an image, which is added if need be.
     #[arg(value_name = "TREE")]
     tree: String,
     /// The directory to make; with --update the directory to change.
@@ -73,8 +74,8 @@ enum How {
 
 impl Restore {
     pub fn run(self, store: &StoreArgs) -> Outcome {
-        let store = store.open()?;
-        let tree = store.resolve(&self.tree)?;
+        let store = if std::path::Path::new(&self.tree).is_file() { store.open_or_init()? } else { store.open()? };
+        let tree = self.found(&store)?;
         let options = self.options()?;
         let progress = Shown::new("restore").quiet(self.quiet);
         let started = std::time::Instant::now();
@@ -93,6 +94,15 @@ impl Restore {
         event.duration_ns = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
         store.note(&event);
         if self.json { Ok(print::json(&report)?) } else { self.show(&report) }
+    }
+
+    /// The tree of this name; of an image, the tree that adding it gives.
+    fn found(&self, store: &Store) -> Result<Digest> {
+        let resolved = store.resolve(&self.tree);
+        if resolved.is_ok() || !std::path::Path::new(&self.tree).is_file() {
+            return resolved;
+        }
+        Ok(Add::of_image(self.tree.as_ref())?.added(store)?.imported.tree)
     }
 
     fn options(&self) -> Result<RestoreOptions> {

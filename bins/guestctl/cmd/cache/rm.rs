@@ -19,10 +19,17 @@ impl Rm {
         let store = store.open()?;
         for name in &self.names {
             let (namespace, word) = name.split_once('/').unwrap_or(("trees", name));
+            let named = store.get_ref(namespace, word)?;
             if !store.remove_ref(namespace, word)? {
                 return Err(Error::invalid(format!("there is no tree of the name {name}"))
                     .with_hint("guestctl cache ls lists them")
                     .into());
+            }
+            // Without another name the tree is not wanted for the sake of a known image either.
+            if let Some(tree) = named.map(|named| named.tree)
+                && !store.refs()?.iter().any(|other| other.tree == tree)
+            {
+                store.forget(&tree)?;
             }
         }
         Ok(())

@@ -1,5 +1,7 @@
 //! `guestctl cache stats`
 
+use std::io::Write;
+
 use clap::Args;
 
 use super::{StoreArgs, since};
@@ -15,6 +17,9 @@ pub struct Stats {
     /// Print JSON.
     #[arg(long)]
     json: bool,
+    /// Print the numbers as a textfile for Prometheus.
+    #[arg(long, conflicts_with = "json")]
+    prometheus: bool,
 }
 
 impl Stats {
@@ -23,6 +28,11 @@ impl Stats {
         let stats = store.stats(since(self.days))?;
         if self.json {
             return Ok(print::json(&stats)?);
+        }
+        if self.prometheus {
+            let mut out = print::stdout()?;
+            out.write_all(stats.prometheus().as_bytes())?;
+            return Ok(out.flush()?);
         }
         let count = |count: u64, bytes: u64| vec![count.to_string(), print::human(bytes)];
         let mut rows = vec![
