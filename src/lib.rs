@@ -11,6 +11,7 @@
 //! | [`Guestfs`] | the handle over all of it, with libguestfs's calls |
 //! | [`inspect`] | what is installed in a guest |
 //! | [`ops`] | what users ask for: list, find, checksum, download; convert, compare, check, resize, serve |
+//! | [`cache`] | extracted trees, stored once and restored anywhere |
 //! | [`fs`] | filesystems inside the guest, paths and mount points |
 //! | [`volume`] | partitions and logical volumes |
 //! | [`worker`] | images opened in another process |
@@ -45,6 +46,7 @@
 pub mod batch;
 pub mod block;
 pub mod bytes;
+pub mod cache;
 mod error;
 pub mod fs;
 mod guestfs;

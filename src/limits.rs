@@ -252,6 +252,29 @@ pub const NBD_REPLY_BYTES: u64 = 4 << 20;
 /// Chunks of an NBD server's reply to one read. Ours; reads ask for 256 KiB, in blocks of 512 bytes at least.
 pub const NBD_REPLY_CHUNKS: usize = 4_096;
 
+/// Bytes of one tree's manifest, which is read whole. Ours; some four million entries.
+pub const CACHE_MANIFEST_BYTES: u64 = 1 << 30;
+
+/// Entries of one tree in the cache. Ours; a large server has some millions.
+pub const CACHE_ENTRIES: u64 = 1 << 24;
+
+/// Bytes of one name in a tree. Ours; Linux allows 255, 255 units of UTF-16 (NTFS) are at most 765.
+pub const CACHE_NAME_BYTES: usize = 1_024;
+
+/// Bytes of the name of an extended attribute. The kernel's XATTR_NAME_MAX.
+pub const CACHE_XATTR_NAME_BYTES: usize = 255;
+
+/// Runs of data of one sparse file in the cache. Ours; they take 16 MiB.
+pub const CACHE_DATA_RUNS: u64 = 1 << 20;
+
+/// Blobs of one pack. Ours; a pack of 32 MiB holds some 10,000.
+pub const CACHE_PACK_BLOBS: u64 = 1 << 20;
+
+/// Bytes of one pack. Ours; packs are closed at 32 MiB.
+pub const CACHE_PACK_BYTES: u64 = 64 << 20;
+
+/// Bytes of one record of the cache that is text (VERSION.json, refs, action results, leases). Ours.
+pub const CACHE_RECORD_BYTES: u64 = 16 << 20;
 /// Bytes of a text whose differences are shown line by line. Ours; configuration is smaller.
 pub const DIFF_TEXT_BYTES: u64 = 1 << 20;
 

@@ -110,6 +110,8 @@ subcommands! {
     Map(cmd::map::Map) = "map",
     /// Say whether two disks hold the same bytes.
     Compare(cmd::compare::Compare) = "compare",
+    /// Keep extracted trees, and bring them back.
+    Cache(cmd::cache::Cache) = "cache",
     /// Say what differs between two guests.
     Diff(cmd::diff::Diff) = "diff",
     /// Make a new image.

@@ -5,6 +5,9 @@
 
 mod both;
 pub mod bulk;
+mod cache_add;
+mod cache_profile;
+mod cache_seed;
 mod check;
 mod checksum;
 mod commit;
@@ -41,6 +44,9 @@ mod walk;
 mod without_free;
 mod zero;
 
+pub use cache_add::{CACHE_ADD_REVISION, CacheAddOptions, CacheAdded, cache_add, cache_known};
+pub use cache_profile::{Profile, Skipped};
+pub use cache_seed::cache_seed;
 pub use check::{CheckOptions, CheckReport, Repair, check};
 pub use checksum::{
     Algorithm, ChecksumOptions, ChecksumReport, Digested, checksum, checksums, checksums_out, write_sum_line,

@@ -1,6 +1,7 @@
 //! One file per subcommand.
 
 pub mod batch;
+pub mod cache;
 pub mod cat;
 pub mod check;
 pub mod checksum;
@@ -62,6 +63,7 @@ pub fn run(args: Args) -> Outcome {
         Command::Info(command) => command.run(),
         Command::Map(command) => command.run(),
         Command::Compare(command) => command.run(),
+        Command::Cache(command) => command.run(),
         Command::Diff(command) => command.run(),
         Command::Create(command) => command.run(),
         Command::Convert(command) => command.run(),

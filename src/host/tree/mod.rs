@@ -208,6 +208,35 @@ impl Tree {
         }
     }
 
+    /// Gives a host file outside of this tree, which the caller made, a second name in it. False when the host cannot.
+    pub(crate) fn link_from(&self, existing: &Path, path: &[u8]) -> Result<bool> {
+        let (parent, name) = self.place(path)?;
+        let link = || rustix::fs::linkat(rustix::fs::CWD, existing, &parent, name, AtFlags::empty());
+        match self.make(path, &parent, name, link) {
+            Ok(()) => Ok(true),
+            Err(
+                Errno::MLINK
+                | Errno::PERM
+                | Errno::OPNOTSUPP
+                | Errno::NOSYS
+                | Errno::ACCESS
+                | Errno::XDEV
+                | Errno::NOENT,
+            ) => Ok(false),
+            Err(errno) => Err(self.failed("make the hard link", path, errno)),
+        }
+    }
+
+    /// Removes an entry, a directory with all that is in it.
+    pub(crate) fn remove(&self, path: &[u8]) -> Result<()> {
+        let (parent, name) = self.place(path)?;
+        let removed = match rustix::fs::unlinkat(&parent, name, AtFlags::empty()) {
+            Err(Errno::ISDIR | Errno::PERM) => remove::remove_tree(parent.as_fd(), name),
+            removed => removed,
+        };
+        removed.map_err(|errno| self.failed("remove", path, errno))
+    }
+
     /// Makes a FIFO or socket, or a device if those are preserved. False when the host refuses.
     pub(crate) fn node(
         &self,

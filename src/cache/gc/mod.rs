@@ -1,0 +1,313 @@
+//! Removing what nothing refers to, while everybody goes on.
+//!
+//! ```text
+//! expire    refs and results that are too old, or too many for the store's size, the least recently used first
+//! mark      trees from refs, results and leases; blobs from their manifests
+//! condemn   the rest into trash/<epoch>/, in slices; between two slices publishers have their turn
+//! compact   packs that are mostly dead: what lives is packed anew
+//! delete    epochs whose grace is over, and that are older than every living lease
+//! ```
+//!
+//! A slice has the turn alone, and looks at roots and leases again first: what was published since the mark lives. What a
+//! publisher relies on and finds condemned it brings back, in its own turn. Readers find what is condemned in the trash.
+//! So nothing waits for gc longer than a slice, and readers not at all. Interrupted anywhere, the next gc goes on.
+
+mod compact;
+mod mark;
+
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+
+use super::events::{Event, EventKind};
+use super::store::Store;
+use super::{Digest, Lease, lease, trash};
+use crate::error::{Error, Result};
+use mark::Live;
+
+/// What gc may remove.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct GcOptions {
+    /// Refs and results that were not used for so many days go.
+    pub days: Option<u32>,
+    /// When the store has more bytes than this, the least recently used go until it has at most `low_water` of it.
+    pub max_size: Option<u64>,
+    /// In percent of `max_size`.
+    pub low_water: u8,
+    /// How long what was condemned can still be brought back.
+    pub grace: Duration,
+    /// Only tell.
+    pub dry_run: bool,
+}
+
+impl Default for GcOptions {
+    fn default() -> Self {
+        Self { days: None, max_size: None, low_water: 80, grace: Duration::from_secs(24 * 3600), dry_run: false }
+    }
+}
+
+/// What gc did, or would do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct GcReport {
+    /// Bytes of objects, packs and trees before.
+    pub store_bytes: u64,
+    /// Refs that expired.
+    pub expired_refs: u64,
+    /// Results that expired.
+    pub expired_actions: u64,
+    /// Trees that are in use.
+    pub live_trees: u64,
+    /// Blobs that are in use.
+    pub live_blobs: u64,
+    /// Trees that were condemned.
+    pub condemned_trees: u64,
+    /// Objects that were condemned.
+    pub condemned_objects: u64,
+    /// Packs that were condemned.
+    pub condemned_packs: u64,
+    /// Bytes of all of those.
+    pub condemned_bytes: u64,
+    /// Packs that were made anew from what lived in condemned ones.
+    pub compacted_packs: u64,
+    /// Epochs of the trash that were deleted.
+    pub deleted_epochs: u64,
+    /// Their bytes.
+    pub deleted_bytes: u64,
+    /// Staging directories of programs that died.
+    pub abandoned_stagings: u64,
+    /// Variants that no tree uses.
+    pub removed_variants: u64,
+    /// The longest time that a publisher could have waited.
+    pub longest_slice_ns: u64,
+}
+
+/// Files condemned in one turn.
+const SLICE: usize = 512;
+/// How long a turn may last.
+const SLICE_TIME: Duration = Duration::from_millis(40);
+/// A record or variant of this age is nobody's work any more.
+const STALE: Duration = Duration::from_secs(3600);
+
+/// Something to be condemned.
+#[derive(Debug, Clone, Copy)]
+enum Candidate {
+    Tree(Digest),
+    Object(Digest, bool),
+    Pack(Digest),
+}
+
+impl Store {
+    /// Removes what nothing refers to.
+    pub fn gc(&self, options: &GcOptions) -> Result<GcReport> {
+        self.check_writable()?;
+        let mut report = GcReport::default();
+        let newest = || trash::epochs(self.path()).last().copied().unwrap_or(0);
+        let lease = if options.dry_run { None } else { Some(Lease::for_gc(self.path(), newest)?) };
+        self.remove_abandoned(options, &mut report)?;
+        let candidates = self.candidates(&mut report)?;
+        let expired = mark::expire(self, options, &mut report)?;
+        if !options.dry_run {
+            // Before anything that they name is condemned: a gc that is killed leaves no ref to what may be deleted.
+            mark::remove_expired(self, &expired)?;
+        }
+        let mut live = Live::mark(self, &expired)?;
+        (report.live_trees, report.live_blobs) = (live.trees.len() as u64, live.blobs.len() as u64);
+        let epoch = if options.dry_run { newest() } else { trash::begin(self.path())? };
+        let directory = trash::directory(self.path(), epoch);
+        let mut rest = &candidates[..];
+        while !rest.is_empty() {
+            let turn = if options.dry_run { None } else { Some(self.turn(true)?) };
+            let started = std::time::Instant::now();
+            if !options.dry_run {
+                live.mark_new(self, &expired)?;
+            }
+            let mut done = 0;
+            for candidate in rest {
+                if done >= SLICE || started.elapsed() > SLICE_TIME {
+                    break;
+                }
+                done += 1;
+                self.condemn(candidate, &live, &directory, options, &mut report)?;
+            }
+            rest = rest.get(done..).unwrap_or_default();
+            let held = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            report.longest_slice_ns = report.longest_slice_ns.max(held);
+            drop(turn);
+        }
+        compact::compact(self, &mut live, &expired, &directory, options, &mut report)?;
+        self.delete(options, lease.as_ref(), &mut report)?;
+        if report.condemned_bytes + report.deleted_bytes > 0 && !options.dry_run {
+            let mut event = Event::new(EventKind::Evict, "gc");
+            event.bytes = report.deleted_bytes;
+            event.cause = format!("{} refs and {} results expired", report.expired_refs, report.expired_actions);
+            self.note(&event);
+        }
+        Ok(report)
+    }
+
+    /// All that could be condemned, as it is now: what is published later is none.
+    fn candidates(&self, report: &mut GcReport) -> Result<Vec<Candidate>> {
+        self.refresh()?;
+        let mut candidates: Vec<Candidate> = self.trees()?.into_iter().map(Candidate::Tree).collect();
+        candidates.extend(self.loose()?.into_iter().map(|(digest, compressed)| Candidate::Object(digest, compressed)));
+        let packs = self.path().join("packs");
+        let failed = |error| Error::io("list", packs.display(), error);
+        for entry in std::fs::read_dir(&packs).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
+            if path.extension().is_some_and(|extension| extension == "pack") {
+                let name = path.file_stem().and_then(std::ffi::OsStr::to_str).unwrap_or_default();
+                candidates.extend(name.parse().ok().map(Candidate::Pack));
+            }
+        }
+        report.store_bytes = candidates.iter().map(|candidate| self.bytes_of(candidate)).sum();
+        Ok(candidates)
+    }
+
+    fn path_of(&self, candidate: &Candidate) -> std::path::PathBuf {
+        match candidate {
+            Candidate::Tree(id) => self.tree_path(id),
+            Candidate::Object(digest, compressed) => self.object_path(digest, *compressed),
+            Candidate::Pack(id) => self.pack_path(id, "pack"),
+        }
+    }
+
+    fn bytes_of(&self, candidate: &Candidate) -> u64 {
+        use std::os::unix::fs::MetadataExt;
+        std::fs::symlink_metadata(self.path_of(candidate)).map_or(0, |metadata| metadata.blocks() * 512)
+    }
+
+    /// Moves a dead candidate into the trash.
+    fn condemn(
+        &self,
+        candidate: &Candidate,
+        live: &Live,
+        directory: &Path,
+        options: &GcOptions,
+        report: &mut GcReport,
+    ) -> Result<()> {
+        let (lives, name) = match candidate {
+            Candidate::Tree(id) => (live.trees.contains(id), trash::tree_name(id)),
+            Candidate::Object(digest, compressed) => {
+                (live.blobs.contains(digest), trash::object_name(digest, *compressed))
+            }
+            Candidate::Pack(id) => (live.uses_pack(self, id), trash::pack_name(id)),
+        };
+        if lives {
+            return Ok(());
+        }
+        let bytes = self.bytes_of(candidate);
+        if !options.dry_run {
+            if let Candidate::Pack(id) = candidate {
+                // The index first: a pack counts as long as it has one.
+                move_to(&self.pack_path(id, "idx"), &directory.join(trash::index_name(id)))?;
+            }
+            if !move_to(&self.path_of(candidate), &directory.join(name))? {
+                return Ok(());
+            }
+        }
+        report.condemned_bytes += bytes;
+        match candidate {
+            Candidate::Tree(_) => report.condemned_trees += 1,
+            Candidate::Object(..) => report.condemned_objects += 1,
+            Candidate::Pack(_) => report.condemned_packs += 1,
+        }
+        Ok(())
+    }
+
+    /// Deletes epochs whose grace is over and that no lease holds back but this gc's own.
+    fn delete(&self, options: &GcOptions, own: Option<&Lease>, report: &mut GcReport) -> Result<()> {
+        for epoch in trash::epochs(self.path()) {
+            let is_other = |name: &str| own.is_none_or(|own| own.name() != name);
+            let held = lease::held_by(self.path(), !options.dry_run, &is_other)?;
+            let directory = trash::directory(self.path(), epoch);
+            let changed = std::fs::metadata(&directory).and_then(|metadata| metadata.modified());
+            // Another gc may have deleted it.
+            let Ok(changed) = changed else { continue };
+            let age = SystemTime::now().duration_since(changed).unwrap_or_default();
+            if held.epoch.is_some_and(|least| epoch >= least) || age < options.grace {
+                continue;
+            }
+            let bytes = bytes_below(&directory);
+            if options.dry_run {
+                report.deleted_epochs += u64::from(bytes > 0);
+                report.deleted_bytes += bytes;
+                continue;
+            }
+            match trash::delete(self.path(), epoch) {
+                Ok(true) => {
+                    report.deleted_epochs += 1;
+                    report.deleted_bytes += bytes;
+                }
+                Ok(false) => {}
+                Err(_) if !directory.exists() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// What programs left that were killed: staging directories without a lease, old records, unused variants, locks.
+    fn remove_abandoned(&self, options: &GcOptions, report: &mut GcReport) -> Result<()> {
+        // The directories first: each that is seen has a lease that is older.
+        let staging = self.staging();
+        let failed = |error| Error::io("list", staging.display(), error);
+        let found: Vec<_> = std::fs::read_dir(&staging).map_err(failed)?.flatten().collect();
+        let held = lease::held(self.path(), !options.dry_run)?;
+        for entry in found {
+            let name = entry.file_name();
+            let is_named_by_lease =
+                !name.to_string_lossy().starts_with("record-") && !name.to_string_lossy().starts_with("calibrate-");
+            let abandoned = if is_named_by_lease { !held.names.contains(&name) } else { is_stale(&entry.path()) };
+            if !abandoned {
+                continue;
+            }
+            report.abandoned_stagings += 1;
+            if !options.dry_run {
+                let path = entry.path();
+                let _ = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+            }
+        }
+        let variants = self.path().join("variants");
+        for shard in std::fs::read_dir(&variants).map_err(failed)?.flatten() {
+            for variant in std::fs::read_dir(shard.path()).map_err(failed)?.flatten() {
+                use std::os::unix::fs::MetadataExt;
+                let unused = variant.metadata().is_ok_and(|metadata| metadata.nlink() == 1);
+                if unused && changed_long_ago(&variant.path()) {
+                    report.removed_variants += 1;
+                    if !options.dry_run {
+                        let _ = std::fs::remove_file(variant.path());
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_stale(path: &Path) -> bool {
+    let modified = std::fs::symlink_metadata(path).and_then(|metadata| metadata.modified());
+    modified.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > STALE))
+}
+
+/// A variant has a guest's times: when its inode changed says when it was made or last linked.
+fn changed_long_ago(path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let stale = i64::try_from(STALE.as_secs()).unwrap_or(i64::MAX);
+    std::fs::symlink_metadata(path).is_ok_and(|metadata| super::now() - metadata.ctime() > stale)
+}
+
+/// False when there is no such file.
+fn move_to(from: &Path, to: &Path) -> Result<bool> {
+    match std::fs::rename(from, to) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(Error::io("condemn", from.display(), error)),
+    }
+}
+
+pub(super) fn bytes_below(directory: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.blocks() * 512).sum()
+}

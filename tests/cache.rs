@@ -1,0 +1,28 @@
+//! The cache: what goes in comes out, whatever is damaged, killed, full or going on at the same time.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod support;
+
+#[path = "support/program.rs"]
+mod program;
+
+#[path = "cache/archive.rs"]
+mod archive;
+#[path = "cache/collect.rs"]
+mod collect;
+#[path = "cache/corruption.rs"]
+mod corruption;
+#[path = "cache/crash.rs"]
+mod crash;
+#[path = "cache/full.rs"]
+mod full;
+#[path = "cache/guest.rs"]
+mod guest;
+#[path = "cache/restore.rs"]
+mod restore;
+#[path = "cache/stability.rs"]
+mod stability;
+#[path = "cache/torture.rs"]
+mod torture;
+#[path = "cache/trees.rs"]
+mod trees;
