@@ -233,9 +233,9 @@ impl Search<'_, '_, '_> {
     fn selected(&mut self, line: Range<usize>) -> Result<bool> {
         let options = self.searcher.options;
         if self.done {
-            // What follows the last selected line is its context only up to the next that would be selected.
-            self.context_behind(line.start)?;
-            return Ok(false);
+            // Behind the last that is wanted it is context as any other line.
+            self.context_behind((line.end + 1).min(self.buffer.len()))?;
+            return Ok(self.after_left > 0);
         }
         self.lines += 1;
         self.done = options.max_count.is_some_and(|max| self.lines >= max);
