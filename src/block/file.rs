@@ -106,7 +106,8 @@ impl BlockDevice for HostFile {
 
     fn next_extent(&self, range: Range<u64>) -> Result<Extent> {
         let mut known = self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let around = known.range(range.start.saturating_add(1)..).next().filter(|(_, (start, _))| *start <= range.start);
+        let around =
+            known.range(range.start.saturating_add(1)..).next().filter(|(_, (start, _))| *start <= range.start);
         let (end, kind) = match around {
             Some((end, (_, kind))) => (*end, *kind),
             None => {

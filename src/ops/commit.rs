@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::resize::{NewSize, ResizeOptions};
 use crate::block::{
-    BlockDevice, BlockWrite, DenyAll, ExtentKind, ImageFormat, OpenGate, OpenOptions, Sweep,
-    open_backing_writable, open_overlay, open_writable_file,
+    BlockDevice, BlockWrite, DenyAll, ExtentKind, ImageFormat, OpenGate, OpenOptions, Sweep, open_backing_writable,
+    open_overlay, open_writable_file,
 };
 use crate::error::{Error, Result};
 use crate::progress::Progress;

@@ -5,9 +5,9 @@ use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use crate::host::Staged;
 use crate::block::{BlockDevice, ExtentKind, Sweep, for_each_extent};
 use crate::error::{Error, Result};
+use crate::host::Staged;
 use crate::progress::Progress;
 
 const CHUNK: u64 = 1 << 20;

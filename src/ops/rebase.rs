@@ -7,7 +7,8 @@ use std::sync::Arc;
 use super::zero::is_zero;
 use crate::block::qcow2::Editor;
 use crate::block::{
-    BlockDevice, BlockWrite, DenyAll, ExtentKind, ImageFormat, OpenGate, OpenOptions, Sweep, WritableFile, open, open_overlay,
+    BlockDevice, BlockWrite, DenyAll, ExtentKind, ImageFormat, OpenGate, OpenOptions, Sweep, WritableFile, open,
+    open_overlay,
 };
 use crate::error::{Error, Result};
 use crate::progress::Progress;

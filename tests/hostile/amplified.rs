@@ -2,8 +2,8 @@
 //! Every command that goes through a whole disk must refuse them, or be done with them as fast as with any small file.
 //! Sparse images of the same size that `qemu-img` makes must be taken, and fast.
 
-use crate::disk::Disk;
 use crate::commands::READ;
+use crate::disk::Disk;
 use crate::qcow2;
 use crate::support::{have, shell};
 use crate::{Suite, vdi_vhd_vhdx, vmdk};

@@ -47,7 +47,9 @@ impl Check {
         };
         let options = CheckOptions { format: self.open.format, repair, gate: self.open.gate()? };
         let report = ops::check(&self.image, &options).map_err(|error| match error.kind() {
-            guestctl::ErrorKind::Unsupported { feature, .. } if feature == "a consistency check" || feature == "a repair" => {
+            guestctl::ErrorKind::Unsupported { feature, .. }
+                if feature == "a consistency check" || feature == "a repair" =>
+            {
                 Failure::Coded(error, 63)
             }
             _ => Failure::Guest(error),

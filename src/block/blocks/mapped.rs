@@ -5,7 +5,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::Window;
-use crate::block::{BlockDevice, Extent, ExtentKind, HostRange, Status, Survey, Surveyor, Sweep, check_range, range_len};
+use crate::block::{
+    BlockDevice, Extent, ExtentKind, HostRange, Status, Survey, Surveyor, Sweep, check_range, range_len,
+};
 use crate::bytes::{to_u64, to_usize};
 use crate::error::Result;
 
@@ -234,7 +236,8 @@ struct Surveying<'a, M> {
 
 impl<'a, M: BlockMap> Surveying<'a, M> {
     fn run(&mut self, range: &Range<u64>) -> Result<Run> {
-        let kept = self.run.filter(|(start, run)| range.start >= *start && range.start.saturating_sub(*start) < run.len);
+        let kept =
+            self.run.filter(|(start, run)| range.start >= *start && range.start.saturating_sub(*start) < run.len);
         let (start, run) = match kept {
             Some(kept) => kept,
             None => {

@@ -514,7 +514,12 @@ fn compressed(descriptor: u64, cluster_bits: u32) -> (u64, u64) {
 
 /// Calls `visit` with index and value of each 64-bit word of a table, in large pieces; where the file has a hole all are
 /// zero and nobody is called.
-pub(super) fn for_each_word(file: &dyn BlockDevice, offset: u64, len: u64, visit: &mut dyn FnMut(usize, u64)) -> Result<()> {
+pub(super) fn for_each_word(
+    file: &dyn BlockDevice,
+    offset: u64,
+    len: u64,
+    visit: &mut dyn FnMut(usize, u64),
+) -> Result<()> {
     let end = offset.saturating_add(len);
     let mut at = offset;
     let mut bytes = vec![0u8; to_usize(len.min(PIECE))];

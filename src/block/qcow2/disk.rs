@@ -8,7 +8,10 @@ use super::cluster::{CompressedCluster, Layout, Mapping, Run};
 use super::compressed::Compression;
 use super::header::L1Table;
 use super::tables::{Tables, Walk};
-use crate::block::{BlockDevice, Extent, ExtentKind, HostRange, Lru, Status, Survey, Surveyor, Sweep, check_range, range_len, read_or_zero};
+use crate::block::{
+    BlockDevice, Extent, ExtentKind, HostRange, Lru, Status, Survey, Surveyor, Sweep, check_range, range_len,
+    read_or_zero,
+};
 use crate::bytes::{to_u64, to_usize};
 use crate::error::Result;
 
@@ -283,7 +286,8 @@ pub(super) struct Surveying<'a> {
 
 impl<'a> Surveying<'a> {
     fn run(&mut self, range: Range<u64>) -> Result<Run> {
-        let kept = self.run.filter(|(start, run)| range.start >= *start && range.start.saturating_sub(*start) < run.len);
+        let kept =
+            self.run.filter(|(start, run)| range.start >= *start && range.start.saturating_sub(*start) < run.len);
         let (start, run) = match kept {
             Some(kept) => kept,
             None => {

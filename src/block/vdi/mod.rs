@@ -21,8 +21,8 @@ mod writer;
 use std::sync::Arc;
 
 use super::blocks::{self, BlockMap, Entries, Mapped, Place, Run, Width, Window};
-use super::open::OpenContext;
 use super::claims::Claims;
+use super::open::OpenContext;
 use super::{BlockDevice, ImageFormat, ImageInfo, Sweep};
 use crate::bytes::div_rem;
 use crate::error::{Error, Result};

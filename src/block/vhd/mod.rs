@@ -23,9 +23,9 @@ mod writer;
 use std::sync::Arc;
 
 use super::blocks::{BitOrder, BlockMap, Entries, Identity, Mapped, Place, Run, SectorBitmaps, Width, Window};
+use super::claims::Claims;
 use super::gate::{Reference, ReferenceKind};
 use super::open::OpenContext;
-use super::claims::Claims;
 use super::{BlockDevice, ImageFormat, ImageInfo, Sweep};
 use crate::bytes::{div_rem, uuid_text};
 use crate::error::{Error, Result};

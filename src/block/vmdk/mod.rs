@@ -28,8 +28,8 @@ use super::gate::{Reference, ReferenceKind};
 use super::info::VmdkExtentInfo;
 use super::open::OpenContext;
 use super::{
-    BlockDevice, Extent, ExtentKind, FormatSpecific, HostRange, ImageFormat, ImageInfo, Slice, Status, Surveyor, Sweep, check_range,
-    range_len, read_vec,
+    BlockDevice, Extent, ExtentKind, FormatSpecific, HostRange, ImageFormat, ImageInfo, Slice, Status, Surveyor, Sweep,
+    check_range, range_len, read_vec,
 };
 use crate::bytes::{to_u64, to_usize};
 use crate::error::{Error, Result};

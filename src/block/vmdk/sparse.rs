@@ -172,9 +172,8 @@ impl Sparse {
         }
         let start = u64::from(sector).saturating_mul(SECTOR);
         let end = start.saturating_add(u64::from(self.header.gtes_per_gt).saturating_mul(4));
-        let inside = |(number, hole): &(usize, Range<u64>)| {
-            *number == self.number && hole.start <= start && end <= hole.end
-        };
+        let inside =
+            |(number, hole): &(usize, Range<u64>)| *number == self.number && hole.start <= start && end <= hole.end;
         if end > self.file.size() || held.hole.as_ref().is_some_and(inside) {
             return Ok(end <= self.file.size());
         }

@@ -6,13 +6,13 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::host::{Staged, publish_all};
 use super::plan::CLONE_ALIGNMENT;
 use crate::block::{
     BlockWrite, Gated, HostRange, ImageWriter, Lock, NewImage, OpenGate, Pack, Placed, Preallocation, Reference,
     Zeroes, new_image,
 };
 use crate::error::{Error, Result};
+use crate::host::{Staged, publish_all};
 
 /// What the engine needs of a target. Places are asked for in guest order, one caller at a time; everything else by any
 /// thread.
