@@ -8,7 +8,10 @@
 # and facts), out (archives, trees, digests), convert, nbd; all without one. Converted images go to $GUESTCTL_BENCH_DIR, else to /dev/shm: memory, where
 # fsync(2) costs nothing, because qemu-img does without it. Peers that are not installed are named and left out; the
 # kernel's mount needs root. guestctl is built as it is meant to be shipped: one static, position-independent program, which
-# starts in 1.4 ms where one that loads shared libraries takes 1.8 ms (Debian 12, OpenSSL built in both times).
+# starts in 1.4 ms where one that loads shared libraries takes 1.8 ms (Debian 12, OpenSSL built in both times). About 0.7 ms
+# of either are the program's 30,000 relocations, which touch 600 KiB of constant data (strace -r shows the gap before the
+# last mprotect). What a question about an image takes beyond its start: info 0.3 ms, map 0.6 ms, of which ten reads of
+# 64 KiB are the most.
 set -euo pipefail
 export LC_ALL=C PATH="$PATH:/usr/sbin:/sbin"
 

@@ -76,6 +76,8 @@ struct Check<'a> {
     rebuild: bool,
     hidden: bool,
     refcount_table: Vec<u64>,
+    /// Whole clusters that are referred to and were not counted yet, and how often they are.
+    later: (Range<u64>, u64),
 }
 
 /// Looks at the whole image.
@@ -91,8 +93,8 @@ pub(super) fn examine(file: &dyn BlockDevice) -> Result<Examined> {
     let snapshots = snapshots::read_from(file, &header)?;
     let counts = Counts::new(file.size().div_ceil(header.cluster_size()));
     let width = Width::of(&header);
-    let (found, refcount_table) = (Findings::default(), Vec::new());
-    let mut check = Check { file, width, counts, found, rebuild: false, hidden: false, refcount_table, header };
+    let (found, refcount_table, later) = (Findings::default(), Vec::new(), (0..0, 0));
+    let mut check = Check { file, width, counts, found, rebuild: false, hidden: false, refcount_table, header, later };
     check.found.total_clusters = check.header.size.div_ceil(check.header.cluster_size());
 
     check.refer(0, check.header.cluster_size(), 1)?;
@@ -138,13 +140,29 @@ impl Check<'_> {
             return Ok(());
         }
         let bits = self.header.cluster_bits;
-        for cluster in offset.wrapping_shr(bits)..=end.saturating_sub(1).wrapping_shr(bits) {
-            let refused = self.counts.add(cluster, times, self.width.max())?;
-            if refused > 0 {
-                self.found.corruptions = self.found.corruptions.saturating_add(refused);
-            }
-        }
+        let clusters = offset.wrapping_shr(bits)..end.saturating_sub(1).wrapping_shr(bits).saturating_add(1);
+        let refused = self.counts.add_run(clusters, times, self.width.max())?;
+        self.found.corruptions = self.found.corruptions.saturating_add(refused);
         Ok(())
+    }
+
+    /// The same for a whole cluster; neighbours are counted in one go, the last of them by [`settle`](Self::settle).
+    fn refer_later(&mut self, cluster: u64, times: u64) -> Result<()> {
+        let end = cluster.saturating_add(self.header.cluster_size());
+        if end > self.file.size() || !cluster.is_multiple_of(self.header.cluster_size()) {
+            return self.refer(cluster, self.header.cluster_size(), times);
+        }
+        if self.later.0.end != cluster || self.later.1 != times {
+            self.settle()?;
+            self.later = (cluster..cluster, times);
+        }
+        self.later.0.end = end;
+        Ok(())
+    }
+
+    fn settle(&mut self) -> Result<()> {
+        let (clusters, times) = std::mem::replace(&mut self.later, (0..0, 0));
+        self.refer(clusters.start, clusters.end.saturating_sub(clusters.start), times)
     }
 
     /// All L1 tables and what they lead to.
@@ -225,7 +243,8 @@ impl Check<'_> {
                 result = self.l2_entry(descriptor, bitmap, times, active, &mut expected);
             }
         })?;
-        result
+        result?;
+        self.settle()
     }
 
     fn l2_entry(&mut self, descriptor: u64, bitmap: u64, times: u64, active: u64, expected: &mut u64) -> Result<()> {
@@ -271,7 +290,7 @@ impl Check<'_> {
         let jumps = *expected != 0 && host != *expected;
         fragments(&mut self.found, jumps);
         *expected = host.saturating_add(size);
-        if self.header.data_file { Ok(()) } else { self.refer(host, size, times) }
+        if self.header.data_file { Ok(()) } else { self.refer_later(host, times) }
     }
 
     fn bitmaps(&mut self, area: &[u8]) -> Result<()> {

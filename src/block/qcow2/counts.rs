@@ -101,6 +101,34 @@ impl Counts {
         Ok(wanted.saturating_sub(now))
     }
 
+    /// Adds references to each of `clusters`, as [`add`](Self::add) does; how many that left out in all.
+    pub(super) fn add_run(&mut self, clusters: Range<u64>, times: u64, max: u64) -> Result<u64> {
+        let (mut refused, mut cluster) = (0u64, clusters.start);
+        while cluster < clusters.end {
+            let number = cluster.wrapping_shr(PIECE_BITS);
+            let within = to_usize(cluster) & PIECE.wrapping_sub(1);
+            let most = to_usize(clusters.end.saturating_sub(cluster)).min(PIECE.saturating_sub(within));
+            // Nearly always there is a piece and all counts stay small: one look-up for the piece.
+            let bytes = self.pieces.get_mut(&number).and_then(|piece| piece.get_mut(within..)?.get_mut(..most));
+            let mut done = 0u64;
+            for byte in bytes.unwrap_or_default() {
+                let wanted = u64::from(*byte).saturating_add(times);
+                match u8::try_from(wanted).ok().filter(|&small| wanted <= max && small < LARGE) {
+                    Some(small) => *byte = small,
+                    None => break,
+                }
+                done = done.saturating_add(1);
+            }
+            if done == 0 {
+                refused = refused.saturating_add(self.add(cluster, times, max)?);
+                done = 1;
+            }
+            cluster = cluster.saturating_add(done);
+            self.clusters = self.clusters.max(cluster);
+        }
+        Ok(refused)
+    }
+
     /// Takes one reference away.
     pub(super) fn take(&mut self, cluster: u64) {
         let now = self.get(cluster).saturating_sub(1);
@@ -127,6 +155,14 @@ mod tests {
             assert_eq!(counts.get(5_000_000), expected);
         }
         assert_eq!(counts.add(3, 5, 1).unwrap(), 4);
+        let mut one_by_one = Counts::new(10);
+        let mut in_runs = Counts::new(10);
+        for (run, times, max) in [(4000..9000, 1, 9), (4090..4100, 7, 9), (4095..5000, 3, 9), (0..2, 300, 1000)] {
+            let refused: u64 = run.clone().map(|cluster| one_by_one.add(cluster, times, max).unwrap()).sum();
+            assert_eq!(in_runs.add_run(run, times, max).unwrap(), refused);
+        }
+        assert!((0..10_000).all(|cluster| one_by_one.get(cluster) == in_runs.get(cluster)));
+        assert_eq!((in_runs.get(4096), in_runs.get(1), in_runs.clusters()), (9, 300, 9000));
         assert_eq!((counts.get(3), counts.get(4), counts.clusters()), (1, 0, 5_000_001));
         assert!(counts.any(0..10) && !counts.any(10_000..20_000));
     }

@@ -17,8 +17,8 @@ use std::sync::Arc;
 use super::FORMAT;
 use super::grain::Inflaters;
 use super::header::{Header, SECTOR};
-use crate::block::claims::{Claims, is_hole};
-use crate::block::{BlockDevice, Lru, Sweep, range_len, read_vec};
+use crate::block::claims::Claims;
+use crate::block::{BlockDevice, ExtentKind, Lru, Sweep, range_len, read_vec};
 use crate::bytes::{to_u64, to_usize};
 use crate::error::{Error, Result};
 
@@ -70,6 +70,8 @@ pub(super) struct Held {
     /// The run that was found last, with the extent's number and where it begins: of a long one over a parent only a part is
     /// used at a time.
     run: Option<(usize, u64, Run)>,
+    /// A hole of the extent's file, with its number.
+    hole: Option<(usize, Range<u64>)>,
 }
 
 /// An open sparse extent.
@@ -134,14 +136,6 @@ impl Sparse {
             None | Some(0) => return Ok(None),
             Some(&sector) => sector,
         };
-        let start = u64::from(sector).saturating_mul(SECTOR);
-        if self.many_tables() {
-            // A table in a hole of the file is all zero; a small file can have room for millions of them.
-            let end = start.saturating_add(u64::from(self.header.gtes_per_gt).saturating_mul(4));
-            if end <= self.file.size() && is_hole(&*self.file, start..end)? {
-                return Ok(None);
-            }
-        }
         let read = || {
             let (start, len) =
                 (u64::from(sector).saturating_mul(SECTOR), u64::from(self.header.gtes_per_gt).saturating_mul(4));
@@ -163,13 +157,32 @@ impl Sparse {
     fn held_table<'h>(&self, caches: &Caches, held: &'h mut Held, index: u64) -> Result<Option<&'h GrainTable>> {
         let key = (self.number, index);
         if held.table.as_ref().is_none_or(|(holds, _)| *holds != key) {
-            held.table = Some((key, self.table(caches, index)?));
+            let table = if self.is_unstored(held, index)? { None } else { self.table(caches, index)? };
+            held.table = Some((key, table));
         }
         Ok(held.table.as_ref().and_then(|(_, table)| table.as_ref()))
     }
 
-    fn many_tables(&self) -> bool {
-        to_u64(self.directory.len()) > MANY_TABLES
+    /// Whether the table of directory entry `index` lies in a hole of the file, and so is all zero: a small file can have
+    /// room for millions of them.
+    fn is_unstored(&self, held: &mut Held, index: u64) -> Result<bool> {
+        let sector = self.directory.get(to_usize(index)).copied().unwrap_or(0);
+        if sector == 0 || to_u64(self.directory.len()) <= MANY_TABLES {
+            return Ok(false);
+        }
+        let start = u64::from(sector).saturating_mul(SECTOR);
+        let end = start.saturating_add(u64::from(self.header.gtes_per_gt).saturating_mul(4));
+        let inside =
+            |(number, hole): &(usize, Range<u64>)| *number == self.number && hole.start <= start && end <= hole.end;
+        if end > self.file.size() || held.hole.as_ref().is_some_and(inside) {
+            return Ok(end <= self.file.size());
+        }
+        let extent = self.file.next_extent(start..self.file.size())?;
+        let unstored = extent.kind != ExtentKind::Data && start.saturating_add(extent.len) >= end;
+        if unstored {
+            held.hole = Some((self.number, start..start.saturating_add(extent.len)));
+        }
+        Ok(unstored)
     }
 
     /// As [`BlockDevice::audit`]. Two directory entries for one table are refused: no writer does that. A compressed grain
@@ -217,10 +230,13 @@ impl Sparse {
         let mut order: Vec<u32> = (0u32..).take(self.directory.len()).collect();
         let sector = |index: &u32| self.directory.get(to_usize((*index).into())).copied().unwrap_or(0);
         order.sort_unstable_by_key(sector);
-        let mut last = 0;
+        let (mut last, mut held) = (0, Held::default());
         for index in order {
             let table = sector(&index);
             if table == std::mem::replace(&mut last, table) {
+                continue;
+            }
+            if self.is_unstored(&mut held, index.into())? {
                 continue;
             }
             match self.table(caches, index.into()) {
