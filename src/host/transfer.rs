@@ -229,7 +229,10 @@ impl Copy<'_> {
                 self.data(run)?;
             } else {
                 self.transfer.holes.fetch_add(run.end - run.start, Ordering::Relaxed);
-                self.progress.advance(run.end - run.start);
+                // Of a tree it is known how many bytes it takes, of one content how long it is.
+                if self.whole {
+                    self.progress.advance(run.end - run.start);
+                }
             }
             if self.failed_reads >= SALVAGE_READS && at < size {
                 self.lost(at..size, Error::limit("failed reads of one file", SALVAGE_READS, self.failed_reads))?;
@@ -327,10 +330,15 @@ impl Copy<'_> {
         while let Some(piece) = pending.pop() {
             self.check_cancelled()?;
             let len = piece.end - piece.start;
-            self.buffer.resize(to_usize(len), 0);
-            match self.content.read_exact_at(self.buffer, piece.start) {
+            // It only grows: what is cut off would be filled with zeroes when it is needed again.
+            if self.buffer.len() < to_usize(len) {
+                self.buffer.resize(to_usize(len), 0);
+            }
+            let bytes = &mut self.buffer[..to_usize(len)];
+            match self.content.read_exact_at(bytes, piece.start) {
                 Ok(()) => {
-                    self.to.write_all_at(self.buffer, piece.start).map_err(|error| self.failed(error))?;
+                    let written = self.to.write_all_at(bytes, piece.start);
+                    written.map_err(|error| Error::io("write", self.shown, error))?;
                     self.end = self.end.max(piece.end);
                     self.transfer.copied.fetch_add(len, Ordering::Relaxed);
                     self.progress.advance(len);
