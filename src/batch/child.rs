@@ -201,13 +201,11 @@ impl Drop for Running {
 
 fn ended(status: ExitStatus, reason: Option<Ended>) -> Ended {
     use std::os::unix::process::ExitStatusExt;
-    // One that was done anyway when it was asked to end is done.
-    match (status.code(), status.signal(), reason) {
-        (_, _, Some(Ended::TooMuchOutput)) => Ended::TooMuchOutput,
-        (Some(0), ..) => Ended::Exited(0),
-        (.., Some(reason)) => reason,
-        (Some(code), ..) => Ended::Exited(code),
-        (None, signal, None) => Ended::Killed(signal.unwrap_or_default()),
+    // What a command says that was asked to end does not count: some end well when they are, and are not done.
+    match (reason, status.code()) {
+        (Some(reason), _) => reason,
+        (None, Some(code)) => Ended::Exited(code),
+        (None, None) => Ended::Killed(status.signal().unwrap_or_default()),
     }
 }
 

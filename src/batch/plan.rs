@@ -1,7 +1,7 @@
 //! What is to be done: a frozen list of images, and the command lines that are run for each.
 
 use std::collections::{HashMap, HashSet};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
@@ -69,7 +69,7 @@ impl Plan {
     /// Says that the lines make the file or directory `product` (a word with placeholders) whole or not at all, and refuse
     /// one that is there. Then an image whose product is there already is not begun, and one that is begun again because
     /// the first time it was interrupted has its product removed before.
-    pub fn with_product(mut self, product: &OsString) -> Result<Self> {
+    pub fn with_product(mut self, product: &OsStr) -> Result<Self> {
         self.product = Some(Template::parse(product)?);
         self.digest = self.digest_now();
         Ok(self)
@@ -260,6 +260,6 @@ mod tests {
         let lines = [vec!["inspect".into(), "{image}".into()]];
         let other = Plan::new(vec!["a".into(), "b".into()], &lines, None).unwrap();
         assert_ne!(first, other.digest());
-        assert_ne!(other.digest(), other.clone().with_product(&"p".into()).unwrap().digest());
+        assert_ne!(other.digest(), other.clone().with_product(OsStr::new("p")).unwrap().digest());
     }
 }

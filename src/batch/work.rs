@@ -87,6 +87,10 @@ impl Worker<'_> {
             }
             log::debug!("{}: tried again: {:?}", item.image.display(), tried.verdict);
         };
+        if attempts > 0 && matches!(tried.verdict.status, Status::Cancelled | Status::Timeout) {
+            // It may have been made whole at the last moment, and nobody would know.
+            self.clear(item)?;
+        }
         let mut result = result(index, item, tried.verdict);
         result.line = (result.status != Status::Ok && self.plan.commands(item).len() > 1).then_some(tried.line);
         result.seconds = (begun.elapsed().as_secs_f64() * 1e6).round() / 1e6;

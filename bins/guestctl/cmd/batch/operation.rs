@@ -73,7 +73,7 @@ impl Operation {
             let suffix = product.trim_start_matches("{name}");
             refuse_images_as_targets(&plan, |name| output.join(format!("{name}{suffix}")))?;
         }
-        if self == Self::Extract { plan.with_product(&"{out}/{name}".into()) } else { Ok(plan) }
+        if self == Self::Extract { plan.with_product(OsStr::new("{out}/{name}")) } else { Ok(plan) }
     }
 }
 
