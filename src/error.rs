@@ -266,7 +266,7 @@ impl Error {
 
 impl ErrorKind {
     /// 1 operating system, 2 usage, 3 partial result, 4 limit or space, 5 refused by policy, 7 unsupported, 8 corrupt,
-    /// 9 not found in the guest, 130 cancelled.
+    /// 9 not found in the guest, 75 held by another process for now, 130 cancelled.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -276,6 +276,8 @@ impl ErrorKind {
             {
                 4
             }
+            // Somebody else holds what is needed; the same call can go well later.
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::WouldBlock => 75,
             Self::Io { .. } => 1,
             Self::InvalidArgument(_) => 2,
             Self::Partial(_) => 3,

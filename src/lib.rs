@@ -7,6 +7,7 @@
 //!
 //! | layer | is about |
 //! |---|---|
+//! | [`batch`] | many images, one plan |
 //! | [`Guestfs`] | the handle over all of it, with libguestfs's calls |
 //! | [`inspect`] | what is installed in a guest |
 //! | [`ops`] | what users ask for: list, find, checksum, download; convert, compare, check, resize, serve |
@@ -22,7 +23,8 @@
 //! Reads are synchronous and positioned, there is no async. Devices and filesystems do not change after they are opened;
 //! what changes inside one is a bounded cache behind sharded locks, and no lock is held while the layer below is read.
 //! Everything is `Send + Sync` and takes `&self`. Only [`ops`] starts parallel work, on the rayon pool of its caller (a
-//! server has a thread for each connection), and its results do not depend on the number of threads. `unsafe` stands in
+//! server has a thread for each connection, a [`batch`] one for each image at work), and its results do not depend on the
+//! number of threads. `unsafe` stands in
 //! one module of system calls, `sys`.
 //!
 //! # Errors
@@ -41,6 +43,7 @@
 #![warn(missing_docs, missing_debug_implementations, unreachable_pub)]
 #![warn(clippy::print_stderr, clippy::print_stdout, clippy::unwrap_used)]
 
+pub mod batch;
 pub mod block;
 pub mod bytes;
 pub mod cache;

@@ -30,8 +30,16 @@ pub const CHECK_COUNT_BYTES: u64 = 32 << 20;
 /// Clusters with 255 references and more. Ours; compressed clusters share one, snapshots share all.
 pub const CHECK_LARGE_COUNTS: u64 = 1 << 18;
 
+/// Blocks of a VDI or VHDX image, or grains of a VMDK, that a check holds against one another. Ours; they take 32 MiB, and
+/// are 512 GiB in grains of 64 KiB.
+pub const CHECK_BLOCKS: u64 = 8 << 20;
+
 /// Entries of all bitmap tables of a qcow2 image. Ours; one stands for 32 GiB of disk by default.
 pub const CHECK_BITMAP_ENTRIES: u64 = 1 << 18;
+
+/// Compressed clusters of a qcow2 image that are told apart before it is read whole. Ours; they take 32 MiB, and stand for
+/// 256 GiB in clusters of 64 KiB. Of an image with more only their number is held against the file.
+pub const AUDIT_COMPRESSED_CLUSTERS: u64 = 1 << 22;
 
 /// Bytes of a text descriptor inside an image (VMDK, OVF). Ours; QEMU allows 1 MiB for VMDK.
 pub const DESCRIPTOR_BYTES: u64 = 1 << 20;
@@ -285,6 +293,16 @@ pub const CLOSED_DIRECTORIES: usize = 1 << 14;
 
 /// Things that could not be read of which a report tells; more are counted. Ours.
 pub const REPORTED_PROBLEMS: usize = 10_000;
+
+/// Bytes that one image of a batch may print when they are kept in its result. Ours; the digests of 100,000 files. What goes
+/// into files has no limit.
+pub const BATCH_OUTPUT_BYTES: usize = 16 << 20;
+
+/// Bytes of messages of one image of a batch that are looked at, the last ones. Ours.
+pub const BATCH_MESSAGE_BYTES: usize = 64 << 10;
+
+/// Bytes of one line in the records of a batch. Ours; an output at its limit with every byte escaped.
+pub const BATCH_LINE_BYTES: usize = 128 << 20;
 
 /// `found` if it is within `limit`, else the [`Limit`](crate::ErrorKind::Limit) error that names it.
 pub fn check(what: &'static str, found: u64, limit: u64) -> Result<u64> {

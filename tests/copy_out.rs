@@ -9,9 +9,9 @@ mod support;
 mod tree_fs;
 
 #[allow(dead_code, reason = "only its trees are used")]
-#[path = "kernel/corners.rs"]
+#[path = "support/corners.rs"]
 mod corners;
-#[path = "kernel/mounted.rs"]
+#[path = "support/mounted.rs"]
 mod mounted;
 
 #[path = "copy_out/faithful.rs"]

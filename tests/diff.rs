@@ -3,7 +3,7 @@
 #![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used, missing_docs)]
 
-#[path = "kernel/mounted.rs"]
+#[path = "support/mounted.rs"]
 mod mounted;
 #[path = "support/program.rs"]
 mod program;

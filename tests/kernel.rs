@@ -9,13 +9,13 @@ mod support;
 
 #[path = "kernel/containers.rs"]
 mod containers;
-#[path = "kernel/corners.rs"]
+#[path = "support/corners.rs"]
 mod corners;
-#[path = "kernel/facts.rs"]
+#[path = "support/facts.rs"]
 mod facts;
 #[path = "kernel/guests.rs"]
 mod guests;
-#[path = "kernel/mounted.rs"]
+#[path = "support/mounted.rs"]
 mod mounted;
 #[path = "kernel/recovery.rs"]
 mod recovery;

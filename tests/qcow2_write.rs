@@ -14,7 +14,7 @@ fn tools() -> bool {
 }
 
 fn options() -> OpenOptions {
-    OpenOptions { format: Some(ImageFormat::Qcow2), gate: Arc::new(SameDirectory), snapshot: None }
+    OpenOptions { format: Some(ImageFormat::Qcow2), gate: Arc::new(SameDirectory), ..OpenOptions::default() }
 }
 
 fn writable(path: &Path) -> Arc<dyn BlockWrite> {

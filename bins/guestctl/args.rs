@@ -1,6 +1,7 @@
 //! The command line, as clap derives it. Completions and man pages come from these definitions too.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{ArgAction, Args as ClapArgs, FromArgMatches, Parser, Subcommand};
 use guestctl::block::ImageFormat;
@@ -26,7 +27,7 @@ pub struct Everywhere {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 system error, 2 usage, 3 parts unreadable, 4 limit or space, 5 refused by policy, \
-                          7 unsupported, 8 corrupt image, 9 not found in the guest, 130 cancelled. \
+                          7 unsupported, 8 corrupt image, 9 not found in the guest, 75 try again later, 130 cancelled. \
                           compare and check have those of qemu-img, diff those of diff(1): 1 different, 2 trouble.";
 
 impl Args {
@@ -51,13 +52,14 @@ macro_rules! subcommands {
     ($(#[doc = $about:literal] $name:ident($arguments:ty) = $word:literal,)*) => {
         /// The subcommands.
         #[derive(Debug, Subcommand)]
+        #[allow(clippy::large_enum_variant, reason = "there is one of these in the program's life")]
         pub enum Command {
             $(#[doc = $about] $name($arguments),)*
         }
 
         impl Command {
             /// The definition of the subcommand that is called `word`.
-            fn definition(word: &str) -> Option<clap::Command> {
+            pub fn definition(word: &str) -> Option<clap::Command> {
                 match word {
                     $($word => Some(<$arguments>::augment_args(clap::Command::new($word)).about($about.trim())),)*
                     _ => None,
@@ -130,6 +132,8 @@ subcommands! {
     Snapshot(cmd::snapshot::Snapshot) = "snapshot",
     /// Serve images over NBD.
     Serve(cmd::serve::Serve) = "serve",
+    /// Do the same with many images.
+    Batch(cmd::batch::Batch) = "batch",
     /// Print the JSON Schema of `inspect --json`.
     Schema(cmd::schema::Schema) = "schema",
     /// Print a shell's completions.
@@ -168,6 +172,24 @@ pub struct OpenArgs {
     /// Open files that the image names if they lie in the image's own directory.
     #[arg(long, conflicts_with = "allow_backing")]
     pub allow_same_dir: bool,
+    /// Give up on an NBD server that does not answer for so long, 60 without it; a read with all that is tried again takes
+    /// three times as long at most.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub nbd_timeout: Option<Duration>,
+}
+
+/// Seconds, with a fraction if need be.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let time = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    time.filter(|time| !time.is_zero()).ok_or_else(|| "a number of seconds above 0".to_owned())
+}
+
+/// Whether images are opened in processes of their own, for commands that read whole disks.
+#[derive(Debug, Clone, Copy, ClapArgs)]
+pub struct Isolation {
+    /// Open each image in a process of its own, so that what a hostile image may break is not this program.
+    #[arg(long)]
+    pub isolate: bool,
 }
 
 /// Images, and what to mount from them.

@@ -23,6 +23,9 @@ fn main() -> std::process::ExitCode {
     if let Some(code) = guestctl::worker::run_if_asked() {
         return code;
     }
+    if let Some(code) = guestctl::batch::enter_if_asked() {
+        return code;
+    }
     let args = args::Args::from_command_line();
     let debug = args.everywhere.verbose || std::env::var_os("GUESTCTL_DEBUG").is_some_and(|value| value != "0");
     let level = if debug { log::LevelFilter::Debug } else { log::LevelFilter::Warn };

@@ -68,6 +68,9 @@ impl Shown {
         let (done, total) = (self.done.load(Ordering::Relaxed), self.total.load(Ordering::Relaxed));
         let seconds = self.started.elapsed().as_secs_f64();
         let rate = done as f64 / seconds;
+        if total == 0 {
+            return eprintln!("{}: {}, {}/s", self.what, human(done), human(rate as u64));
+        }
         let left = total.saturating_sub(done) as f64 / rate.max(1.0);
         eprintln!("{}: {} of {}, {}/s, {left:.0} s left", self.what, human(done), human(total), human(rate as u64));
     }

@@ -3,11 +3,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use guestctl::block::{AllowDirectories, DenyAll, ImageFormat, OpenGate, OpenOptions, SameDirectory};
+use guestctl::block::nbd::NbdOptions;
+use guestctl::block::{self, AllowDirectories, DenyAll, Image, ImageFormat, OpenGate, OpenOptions, SameDirectory};
 use guestctl::ops::Filter;
-use guestctl::{DriveOptions, Error, Guestfs, Result};
+use guestctl::{DriveOptions, Error, Guestfs, Result, worker};
 
-use crate::args::{BulkArgs, FilterArgs, GuestArgs, ImageArgs, OpenArgs};
+use crate::args::{BulkArgs, FilterArgs, GuestArgs, ImageArgs, Isolation, OpenArgs};
 
 impl OpenArgs {
     /// The gate that the options ask for.
@@ -31,7 +32,28 @@ impl OpenArgs {
 
     /// The library's options.
     pub fn options(&self) -> Result<OpenOptions> {
-        Ok(OpenOptions { format: self.format, gate: self.gate()?, snapshot: None })
+        Ok(OpenOptions { format: self.format, gate: self.gate()?, snapshot: None, nbd: self.nbd() })
+    }
+
+    /// The deadlines for NBD servers.
+    pub fn nbd(&self) -> NbdOptions {
+        let default = NbdOptions::default();
+        match self.nbd_timeout {
+            None => default,
+            Some(time) => NbdOptions {
+                connect_timeout: time.min(default.connect_timeout),
+                request_timeout: time,
+                total_timeout: time.saturating_mul(3),
+                ..default
+            },
+        }
+    }
+}
+
+impl Isolation {
+    /// Opens an image that is going to be read whole.
+    pub fn open(self, path: &Path, options: &OpenOptions) -> Result<Image> {
+        if self.isolate { worker::open_whole(path, options, None) } else { block::open(path, options) }
     }
 }
 
@@ -58,6 +80,7 @@ impl ImageArgs {
             let options = DriveOptions {
                 format: self.open.format,
                 gate: gate.clone(),
+                nbd: self.open.nbd(),
                 out_of_process: self.isolate,
                 ..DriveOptions::default()
             };

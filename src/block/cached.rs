@@ -4,7 +4,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{BlockDevice, Extent, HostRange, Lru, Status, check_range};
+use super::{BlockDevice, Extent, HostRange, Lru, Status, Surveyor, Sweep, check_range};
 use crate::bytes::{to_u64, to_usize};
 use crate::error::Result;
 
@@ -111,6 +111,14 @@ impl BlockDevice for Cached {
 
     fn host_range(&self, range: Range<u64>) -> Option<HostRange<'_>> {
         self.device.host_range(range)
+    }
+
+    fn surveyor(&self) -> Option<Box<dyn Surveyor + '_>> {
+        self.device.surveyor()
+    }
+
+    fn audit(&self, sweep: Sweep) -> Result<()> {
+        self.device.audit(sweep)
     }
 }
 

@@ -1,8 +1,9 @@
 //! A host file or block device, read at any offset; holes come from `SEEK_DATA` and `SEEK_HOLE` (lseek(2)).
 //!
-//! Holes are asked for as they are met and the last answer is kept, because the kernel's answer costs a system call and
-//! walks ask for neighbouring ranges.
+//! Holes are asked for as they are met and answers are kept, because the kernel's answer costs two system calls: walks ask
+//! for neighbouring ranges, and tables of hostile images for the same places again and again.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::ops::Range;
@@ -21,9 +22,12 @@ pub struct HostFile {
     file: File,
     path: PathBuf,
     size: u64,
-    /// The last extent the kernel told us of.
-    last: Mutex<Option<(Range<u64>, ExtentKind)>>,
+    /// Extents the kernel told us of, by where they end.
+    known: Mutex<BTreeMap<u64, (u64, ExtentKind)>>,
 }
+
+/// Extents that are kept; then they are forgotten.
+const KNOWN: usize = 4096;
 
 impl HostFile {
     /// Opens `path` for reading. Anything but a regular file or a block device is refused; opening never blocks on a
@@ -50,7 +54,7 @@ impl HostFile {
         } else {
             return Err(Error::invalid(format!("{} is neither a regular file nor a block device", path.display())));
         };
-        Ok(Self { file, path: path.to_owned(), size, last: Mutex::new(None) })
+        Ok(Self { file, path: path.to_owned(), size, known: Mutex::default() })
     }
 
     /// The path it was opened by.
@@ -101,16 +105,21 @@ impl BlockDevice for HostFile {
     }
 
     fn next_extent(&self, range: Range<u64>) -> Result<Extent> {
-        let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let (run, kind) = match &*last {
-            Some((run, kind)) if run.contains(&range.start) => (run.clone(), *kind),
-            _ => {
-                let found = self.seek(range.start);
-                *last = Some(found.clone());
-                found
+        let mut known = self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let around =
+            known.range(range.start.saturating_add(1)..).next().filter(|(_, (start, _))| *start <= range.start);
+        let (end, kind) = match around {
+            Some((end, (_, kind))) => (*end, *kind),
+            None => {
+                let (run, kind) = self.seek(range.start);
+                if known.len() >= KNOWN {
+                    known.clear();
+                }
+                known.insert(run.end, (run.start, kind));
+                (run.end, kind)
             }
         };
-        let len = run.end.min(range.end).saturating_sub(range.start).max(1);
+        let len = end.min(range.end).saturating_sub(range.start).max(1);
         Ok(Extent { kind, len })
     }
 

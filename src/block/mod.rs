@@ -16,6 +16,8 @@
 
 mod blocks;
 mod cached;
+mod check;
+mod claims;
 mod file;
 mod gate;
 mod info;
@@ -31,6 +33,7 @@ pub mod qcow2;
 mod raw;
 mod slice;
 mod split;
+mod survey;
 pub mod vdi;
 pub mod vhd;
 pub mod vhdx;
@@ -44,6 +47,8 @@ use std::fs::File;
 use std::ops::Range;
 
 pub use cached::Cached;
+pub use check::{Findings, check};
+pub use claims::Sweep;
 pub use file::HostFile;
 pub use gate::{AllowDirectories, DenyAll, GatePolicy, Gated, OpenGate, Reference, ReferenceKind, SameDirectory};
 pub use info::{FormatSpecific, ImageInfo, SnapshotInfo};
@@ -57,6 +62,7 @@ pub use open::{
 pub use overlay::Overlay;
 pub use probe::{ImageFormat, probe};
 pub use slice::Slice;
+pub use survey::{Survey, Surveyor};
 pub use wrapped::Container;
 pub use writable::WritableFile;
 pub use writer::{Compression, CompressionKind, ImageWriter, NewImage, Pack, Placed, Preallocation, Zeroes, new_image};
@@ -94,6 +100,18 @@ pub trait BlockDevice: Send + Sync + fmt::Debug {
     fn status(&self, range: Range<u64>) -> Result<Status> {
         let Extent { kind, len } = self.next_extent(range)?;
         Ok(Status { len, kind, depth: 0, allocated: true, compressed: false, offset: None })
+    }
+
+    /// What answers the questions of a [`Survey`]; nothing for a device that knows no better way than being asked.
+    fn surveyor(&self) -> Option<Box<dyn Surveyor + '_>> {
+        None
+    }
+
+    /// Holds what tables claim against what their files hold: whoever is about to go through a whole disk asks first, so
+    /// that tables which lead to one place again and again are refused and not followed. Takes no longer than reading each
+    /// table once. A device without tables has nothing to hold against anything.
+    fn audit(&self, _sweep: Sweep) -> Result<()> {
+        Ok(())
     }
 }
 
@@ -228,10 +246,11 @@ pub fn for_each_extent(
     range: Range<u64>,
     visit: &mut dyn FnMut(Range<u64>, ExtentKind) -> Result<()>,
 ) -> Result<()> {
+    let mut survey = Survey::new(device);
     let mut at = range.start;
     let mut pending: Option<(Range<u64>, ExtentKind)> = None;
     while at < range.end {
-        let extent = device.next_extent(at..range.end)?;
+        let extent = survey.extent(at)?;
         let end = at.saturating_add(extent.len.max(1)).min(range.end);
         pending = match pending {
             Some((run, kind)) if kind == extent.kind => Some((run.start..end, kind)),
@@ -267,5 +286,11 @@ impl<T: BlockDevice + ?Sized> BlockDevice for std::sync::Arc<T> {
     }
     fn status(&self, range: Range<u64>) -> Result<Status> {
         (**self).status(range)
+    }
+    fn surveyor(&self) -> Option<Box<dyn Surveyor + '_>> {
+        (**self).surveyor()
+    }
+    fn audit(&self, sweep: Sweep) -> Result<()> {
+        (**self).audit(sweep)
     }
 }

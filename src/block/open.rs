@@ -25,11 +25,13 @@ pub struct OpenOptions {
     /// Read this internal snapshot (its name, else its id) and not the active state; in an OVA, this disk (its member's
     /// name or its diskId) and not the first.
     pub snapshot: Option<String>,
+    /// How to deal with the server when the image is an NBD export.
+    pub nbd: NbdOptions,
 }
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        Self { format: None, gate: Arc::new(DenyAll), snapshot: None }
+        Self { format: None, gate: Arc::new(DenyAll), snapshot: None, nbd: NbdOptions::default() }
     }
 }
 
@@ -159,7 +161,7 @@ fn open_uri(uri: &Path, options: &OpenOptions, follow: bool) -> Result<Image> {
         Some((name, fragment)) => (Path::new(name), Some(fragment)),
         None => (uri, None),
     };
-    let client = Client::connect(&name.to_string_lossy().parse()?, &NbdOptions::default())?;
+    let client = Client::connect(&name.to_string_lossy().parse()?, &options.nbd)?;
     let snapshot = options.snapshot.as_deref().or(fragment);
     // It lies in no directory: names of other files in it lead nowhere unless they are absolute.
     let context = OpenContext { path: name, gate: &*options.gate, depth: 0, follow, snapshot };
@@ -178,7 +180,7 @@ pub fn open_writable(path: &Path, options: &OpenOptions) -> Result<Arc<dyn Block
         if options.format.is_some_and(|format| format != ImageFormat::Raw) {
             return Err(named(Error::unsupported("nbd", "writing into an image inside an export")));
         }
-        let client = Client::connect(&path.to_string_lossy().parse()?, &NbdOptions::default())?;
+        let client = Client::connect(&path.to_string_lossy().parse()?, &options.nbd)?;
         return Ok(Arc::new(client));
     }
     let file = WritableFile::open(path)?;

@@ -13,7 +13,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use super::{BlockDevice, BlockWrite, Extent, ExtentKind, HostRange, check_range, range_len};
+use super::{BlockDevice, BlockWrite, Extent, ExtentKind, HostRange, Sweep, check_range, range_len};
 use crate::bytes::{to_u64, to_usize};
 use crate::error::{Error, Result};
 
@@ -251,6 +251,10 @@ impl BlockDevice for Overlay {
         }
         drop(state);
         self.base.host_range(range)
+    }
+
+    fn audit(&self, sweep: Sweep) -> Result<()> {
+        self.base.audit(sweep)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{BlockDevice, BlockWrite, Extent, HostRange, Status, check_range};
+use super::{BlockDevice, BlockWrite, Extent, HostRange, Status, Sweep, check_range};
 use crate::bytes::to_usize;
 use crate::error::{Error, Result};
 
@@ -55,6 +55,10 @@ impl<D: BlockDevice + ?Sized> BlockDevice for Slice<D> {
 
     fn host_range(&self, range: Range<u64>) -> Option<HostRange<'_>> {
         self.device.host_range(self.below(&range).ok()?)
+    }
+
+    fn audit(&self, sweep: Sweep) -> Result<()> {
+        self.device.audit(sweep)
     }
 }
 

@@ -50,7 +50,8 @@ impl Listing {
             Ok(ControlFlow::Continue(()))
         })?;
         let Self { bytes, names } = &mut listing;
-        names.sort_unstable_by(|a, b| a.of(bytes).cmp(b.of(bytes)));
+        // Of one name twice the first is what a path leads to.
+        names.sort_unstable_by(|a, b| a.of(bytes).cmp(b.of(bytes)).then(a.start.cmp(&b.start)));
         Ok(listing)
     }
 

@@ -25,8 +25,8 @@ impl Guestfs {
         tarfile: impl AsRef<Path>,
         compress: Option<&str>,
     ) -> Result<()> {
-        let mut options = TarOptions::default();
-        options.compression = compress.map_or(Ok(StreamCompression::None), str::parse)?;
+        let compression = compress.map_or(Ok(StreamCompression::None), str::parse)?;
+        let options = TarOptions { compression, ..TarOptions::default() };
         self.tar_out_with(directory, tarfile, &options, &Silent)?.problems.complete()
     }
 

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
+use crate::block::nbd::NbdOptions;
 use crate::block::{self, BlockDevice, ImageFormat, ImageInfo, OpenGate, Overlay};
 use crate::error::{Error, Result};
 use crate::volume::{self, PartitionTable};
@@ -29,6 +30,8 @@ pub struct DriveOptions {
     /// The program to run for [`out_of_process`](Self::out_of_process), such as the path of `guestctl`; `None` is this
     /// program.
     pub worker: Option<PathBuf>,
+    /// How to deal with the server when the image is an NBD export.
+    pub nbd: NbdOptions,
 }
 
 impl Default for DriveOptions {
@@ -40,6 +43,7 @@ impl Default for DriveOptions {
             snapshot: None,
             out_of_process: false,
             worker: None,
+            nbd: NbdOptions::default(),
         }
     }
 }
@@ -78,8 +82,8 @@ impl Drive {
     }
 
     pub(super) fn open(&self) -> Result<OpenDrive> {
-        let DriveOptions { format, gate, snapshot, .. } = self.options.clone();
-        let options = block::OpenOptions { format, gate, snapshot };
+        let DriveOptions { format, gate, snapshot, nbd, .. } = self.options.clone();
+        let options = block::OpenOptions { format, gate, snapshot, nbd };
         let image = if self.options.out_of_process {
             worker::open(&self.path, &options, self.options.worker.as_deref())?
         } else {

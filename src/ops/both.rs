@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 
 use super::zero::is_zero;
-use crate::block::{BlockDevice, ExtentKind};
+use crate::block::{BlockDevice, ExtentKind, Survey};
 use crate::error::{Error, Result};
 
 /// Bytes that a thread reads from each side at a time.
@@ -38,19 +38,19 @@ impl Both {
 
 /// What both sides are at `at`, as far as that goes and, when it must be read, at most a piece. Past the end of the
 /// shorter side is a hole that goes on to `end`.
-pub(super) fn known(left: &dyn BlockDevice, right: &dyn BlockDevice, at: u64, end: u64) -> Result<Both> {
-    let side = |device: &dyn BlockDevice| {
-        if at >= device.size() {
+pub(super) fn known(left: &mut Survey<'_>, right: &mut Survey<'_>, at: u64, end: u64) -> Result<Both> {
+    let side = |survey: &mut Survey<'_>| {
+        if at >= survey.device().size() {
             return Ok((end - at, ExtentKind::Hole));
         }
-        let extent = device.next_extent(at..device.size())?;
-        Ok::<_, Error>((extent.len.max(1), extent.kind))
+        let extent = survey.extent(at)?;
+        Ok::<_, Error>((extent.len, extent.kind))
     };
     let ((left_len, left_kind), (right_len, right_kind)) = (side(left)?, side(right)?);
     let len = left_len.min(right_len).min(end - at);
     let both = |len, shared| Both { range: at..at + len, left: left_kind, right: right_kind, shared };
     if left_kind == ExtentKind::Data && right_kind == ExtentKind::Data {
-        return Ok(match place(left, right, at..at + len) {
+        return Ok(match place(left.device(), right.device(), at..at + len) {
             (true, shared) => both(shared, true),
             (false, apart) => both(apart.min(PIECE), false),
         });

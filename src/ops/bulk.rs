@@ -116,9 +116,16 @@ impl Batch {
         if self.bytes.len() < end {
             self.bytes.resize(end, 0);
         }
+        // All runs before any is asked for: reads for a file that is left out would land in the next one's bytes.
+        let mut runs = Vec::new();
         let mut known = 0;
-        let owner = self.members.len();
         while let Some(run) = next_run(content, known)? {
+            known = run.range.end;
+            runs.push(run);
+        }
+        known = 0;
+        let owner = self.members.len();
+        for run in runs {
             self.bytes[start + known as usize..start + run.range.start as usize].fill(0);
             known = run.range.end;
             self.gather.add(owner, &run, (run.range.end - run.range.start) as usize, start + run.range.start as usize);
@@ -184,10 +191,13 @@ impl Batches<'_> {
     }
 
     fn add(&mut self, batch: &mut Batch, visited: Visited) {
-        let path = visited.location.path.as_bytes().to_vec();
+        let location = visited.location.clone();
         match self.member(batch, visited) {
             Ok(member) => batch.members.push(member),
-            Err(error) => batch.problems.push(Problem::new(&path, &error)),
+            Err(error) => {
+                self.links.forget(&location);
+                batch.problems.push(Problem::new(location.path.as_bytes(), &error));
+            }
         }
     }
 

@@ -1,22 +1,30 @@
 //! Consistency of an image file, and its repair.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::block::qcow2::{self, Findings};
-use crate::block::{HostFile, ImageFormat, WritableFile, probe};
+use crate::block::{self, DenyAll, Findings, HostFile, ImageFormat, OpenGate, WritableFile, probe, qcow2};
 use crate::error::{Error, Result};
 
 pub use crate::block::qcow2::Repair;
 
 /// How to check an image.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone)]
 pub struct CheckOptions {
     /// The image's format; `None` probes it.
     pub format: Option<ImageFormat>,
     /// What is repaired. Anything but [`Repair::None`] opens the image for writing, under its lock.
     pub repair: Repair,
+    /// Who may open the files that the image names: a VMDK's extents.
+    pub gate: Arc<dyn OpenGate>,
+}
+
+impl Default for CheckOptions {
+    fn default() -> Self {
+        Self { format: None, repair: Repair::None, gate: Arc::new(DenyAll) }
+    }
 }
 
 /// What was found, with the keys of `qemu-img check --output=json`. What is zero is left out of the output, as there.
@@ -87,17 +95,17 @@ pub fn check(path: &Path, options: &CheckOptions) -> Result<CheckReport> {
 fn check_path(path: &Path, options: &CheckOptions) -> Result<CheckReport> {
     let file = HostFile::open(path)?;
     let format = options.format.map_or_else(|| probe(&file), Ok)?;
-    if format != ImageFormat::Qcow2 {
-        return Err(Error::unsupported(format.name(), "a consistency check"));
-    }
     let (before, after) = if options.repair == Repair::None {
-        if crate::block::writer_present(file.file()) {
+        if block::writer_present(file.file()) {
             log::warn!("{}: another process is writing, so what is found may be wrong", path.display());
         }
-        let found = qcow2::check(&file)?;
+        let found = block::check(Arc::new(file), path, format, &*options.gate)?;
+        let found = found.ok_or_else(|| Error::unsupported(format.name(), "a consistency check"))?;
         (found, found)
-    } else {
+    } else if format == ImageFormat::Qcow2 {
         qcow2::repair(WritableFile::open(path)?, options.repair)?
+    } else {
+        return Err(Error::unsupported(format.name(), "a repair"));
     };
     Ok(report(path, format, &before, &after))
 }

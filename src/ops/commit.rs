@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::resize::{NewSize, ResizeOptions};
 use crate::block::{
-    BlockDevice, BlockWrite, DenyAll, ExtentKind, ImageFormat, OpenGate, OpenOptions, open_backing_writable,
+    BlockDevice, BlockWrite, DenyAll, ExtentKind, ImageFormat, OpenGate, OpenOptions, Sweep, open_backing_writable,
     open_overlay, open_writable_file,
 };
 use crate::error::{Error, Result};
@@ -33,7 +33,8 @@ const STEP: u64 = 2 << 20;
 /// locked. The overlay is emptied when the backing file has it all, durably.
 pub fn commit(path: &Path, options: &CommitOptions, progress: &dyn Progress) -> Result<()> {
     let named = |error: Error| error.in_image(path.display());
-    let open = OpenOptions { format: Some(ImageFormat::Qcow2), gate: Arc::clone(&options.gate), snapshot: None };
+    let open =
+        OpenOptions { format: Some(ImageFormat::Qcow2), gate: Arc::clone(&options.gate), ..OpenOptions::default() };
     let overlay = open_overlay(path, &open, false)?.disk;
     let size = overlay.size();
     let (mut base_path, format, mut file) = open_backing_writable(path, &open)?;
@@ -54,6 +55,7 @@ pub fn commit(path: &Path, options: &CommitOptions, progress: &dyn Progress) -> 
 
 fn copy(overlay: &crate::block::qcow2::WritableQcow2, base: &dyn BlockWrite, progress: &dyn Progress) -> Result<()> {
     let size = overlay.size();
+    overlay.audit(Sweep::Read)?;
     progress.set_total(size);
     let mut at = 0;
     let mut buffer = Vec::new();

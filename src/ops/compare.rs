@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::both::{Both, Buffers, known};
-use crate::block::BlockDevice;
+use crate::block::{BlockDevice, Survey, Sweep};
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::Progress;
 
@@ -57,12 +57,15 @@ pub(super) fn compare_located(
     if options.strict && shorter != longer {
         return Ok(Comparison::Different { offset: shorter });
     }
+    for device in [left, right] {
+        device.audit(Sweep::Read).map_err(|error| Located { offset: 0, error })?;
+    }
     let work = Pieces {
         left,
         right,
         strict: options.strict,
         end: longer,
-        at: Mutex::new(0),
+        at: Mutex::new(Walk { at: 0, left: Survey::new(left), right: Survey::new(right) }),
         first: AtomicU64::new(u64::MAX),
         failure: Mutex::new(None),
         progress,
@@ -88,14 +91,20 @@ struct Pieces<'a> {
     strict: bool,
     /// The longer disk's size.
     end: u64,
-    /// Where the next piece begins.
-    at: Mutex<u64>,
+    /// Where the next piece begins, and what is known from there on.
+    at: Mutex<Walk<'a>>,
     /// The lowest difference.
     first: AtomicU64,
     /// The lowest piece that could not be compared.
     failure: Mutex<Option<(u64, Error)>>,
     progress: &'a dyn Progress,
     seen: &'a (dyn Fn(&Both) + Sync),
+}
+
+struct Walk<'a> {
+    at: u64,
+    left: Survey<'a>,
+    right: Survey<'a>,
 }
 
 impl Pieces<'_> {
@@ -130,11 +139,12 @@ impl Pieces<'_> {
 
     /// The next piece that must be looked at: not past the first difference.
     fn next(&self) -> Result<Option<Both>, (u64, Error)> {
-        let mut at = self.at.lock().unwrap_or_else(PoisonError::into_inner);
-        while *at < self.end && *at < self.first.load(Ordering::Relaxed) {
-            let start = *at;
-            let both = known(self.left, self.right, start, self.end).map_err(|error| (start, error))?;
-            *at = both.range.end;
+        let mut guard = self.at.lock().unwrap_or_else(PoisonError::into_inner);
+        let walk = &mut *guard;
+        while walk.at < self.end && walk.at < self.first.load(Ordering::Relaxed) {
+            let start = walk.at;
+            let both = known(&mut walk.left, &mut walk.right, start, self.end).map_err(|error| (start, error))?;
+            walk.at = both.range.end;
             if both.is_equal() && !self.strict {
                 (self.seen)(&both);
                 self.progress.advance(both.range.end - start);

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::block::{BlockDevice, ExtentKind, for_each_extent};
+use crate::block::{BlockDevice, ExtentKind, Sweep, for_each_extent};
 use crate::error::{Error, Result};
 use crate::host::{Staged, Transfer, publish_all};
 use crate::progress::Progress;
@@ -44,6 +44,7 @@ fn copy(
     progress: &dyn Progress,
     mut put: impl FnMut(u64, Option<&[u8]>, u64) -> Result<()>,
 ) -> Result<()> {
+    device.audit(Sweep::Read)?;
     let mut buffer = Vec::new();
     for_each_extent(device, 0..device.size(), &mut |run, kind| {
         let mut at = run.start;

@@ -166,15 +166,20 @@ fn together(pieces: &[Piece]) -> usize {
 fn salvage(piece: &Piece, into: &mut [u8], error: Error, unread: &mut Vec<Unread>) {
     let mut error = Some(error);
     let mut lost: Option<Unread> = None;
-    for (index, block) in into.chunks_mut(SALVAGE).enumerate() {
-        let done = (index * SALVAGE) as u64;
-        let at = piece.at + done;
-        let Err(this) = piece.device.read_exact_at(block, piece.offset + done) else {
+    let mut done = 0;
+    while done < into.len() {
+        let offset = piece.offset + done as u64;
+        // Blocks of the device, not of the piece: a block across the edge of what is damaged would be lost with it.
+        let len = (SALVAGE - (offset % SALVAGE as u64) as usize).min(into.len() - done);
+        let block = &mut into[done..done + len];
+        let at = piece.at + done as u64;
+        done += len;
+        let Err(this) = piece.device.read_exact_at(block, offset) else {
             unread.extend(lost.take());
             continue;
         };
         block.fill(0);
-        let end = at + block.len() as u64;
+        let end = at + len as u64;
         match &mut lost {
             Some(lost) => lost.range.end = end,
             None => {
@@ -254,12 +259,15 @@ mod tests {
         let mut gather = Gather::default();
         gather.add(7, &run(&device, 1000, 0, 20_000), 20_000, 0);
         gather.add(8, &run(&device, 0, 20_000, 5000), 5000, 20_000);
-        let mut buffer = vec![9; 25_000];
+        // Another that begins within a block.
+        gather.add(9, &run(&device, 0, 5000, 10_000), 10_000, 25_000);
+        let mut buffer = vec![9; 35_000];
         let unread = gather.read(&mut buffer, &mut Vec::new());
-        let [lost] = &unread[..] else { panic!("{unread:?}") };
-        assert_eq!((lost.owner, lost.range.clone()), (7, 1000 + 8192..1000 + 12_288));
-        let mut expected = bytes[..25_000].to_vec();
+        let lost: Vec<_> = unread.iter().map(|lost| (lost.owner, lost.range.clone())).collect();
+        assert_eq!(lost, [(7, 1000 + 8192..1000 + 12_288), (9, 8192 - 5000..12_288 - 5000)]);
+        let mut expected = [&bytes[..25_000], &bytes[5000..15_000]].concat();
         expected[8192..12_288].fill(0);
+        expected[25_000 + 3192..25_000 + 7288].fill(0);
         assert!(buffer == expected);
     }
 }

@@ -56,7 +56,7 @@ fn matching(mounts: &MountTable, directory: &GuestPath, pattern: &[u8], found: &
 }
 
 /// fnmatch(3) within one component, without recursion: on a mismatch the last `*` takes one byte more.
-pub(super) fn matches(pattern: &[u8], name: &[u8]) -> bool {
+pub(crate) fn matches(pattern: &[u8], name: &[u8]) -> bool {
     let (mut at, mut seen) = (0, 0);
     let mut star: Option<(usize, usize)> = None;
     loop {

@@ -33,6 +33,13 @@ pub(super) struct HardLinks {
 const EACH: u64 = 96;
 
 impl HardLinks {
+    /// Takes back that the entry was seen as the first of its names: it was left out, so no other can be a link to it.
+    pub(super) fn forget(&mut self, location: &Location) {
+        if let Some((path, _)) = self.first.remove(&(location.mount, location.inode)) {
+            self.bytes -= path.len() as u64 + EACH;
+        }
+    }
+
     /// What the entry at `path` is. Directories have no links.
     pub(super) fn see(&mut self, location: &Location, metadata: &Metadata, path: &[u8]) -> Link {
         if metadata.file_type == FileType::Dir || metadata.nlink < 2 {

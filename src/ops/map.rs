@@ -1,6 +1,6 @@
 //! Which parts of a disk are data, where they lie, and which image of a chain holds them.
 
-use crate::block::{BlockDevice, ExtentKind, Status};
+use crate::block::{BlockDevice, ExtentKind, Status, Survey, Sweep};
 use crate::error::Result;
 use serde::Serialize;
 
@@ -50,10 +50,12 @@ impl MapEntry {
 
 /// Calls `visit` with the parts of the disk in order, neighbours merged.
 pub fn map(device: &dyn BlockDevice, visit: &mut dyn FnMut(&MapEntry) -> Result<()>) -> Result<()> {
+    device.audit(Sweep::Map)?;
     let mut pending: Option<MapEntry> = None;
     let mut at = 0;
+    let mut survey = Survey::new(device);
     while at < device.size() {
-        let next = MapEntry::new(at, device.status(at..device.size())?);
+        let next = MapEntry::new(at, survey.status(at..device.size())?);
         at += next.length.max(1);
         match &mut pending {
             Some(entry) if entry.continues_in(&next) => entry.length += next.length,

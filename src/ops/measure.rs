@@ -6,7 +6,7 @@
 use serde::Serialize;
 
 use super::zero::round_up;
-use crate::block::{BlockDevice, ExtentKind, ImageFormat, NewImage, Preallocation};
+use crate::block::{BlockDevice, ExtentKind, ImageFormat, NewImage, Preallocation, Survey, Sweep};
 use crate::error::{Error, Result};
 
 /// Bytes of a new image's file, with the keys of `qemu-img measure --output=json`.
@@ -67,9 +67,11 @@ fn qcow2_size(new: &NewImage, virtual_size: u64, cluster_size: u64) -> u64 {
 
 /// Bytes of the clusters that hold data.
 fn clusters_with_data(source: &dyn BlockDevice, cluster_size: u64) -> Result<u64> {
+    source.audit(Sweep::Map)?;
+    let mut survey = Survey::new(source);
     let (mut bytes, mut at) = (0, 0);
     while at < source.size() {
-        let extent = source.next_extent(at..source.size())?;
+        let extent = survey.extent(at)?;
         let mut end = at + extent.len.max(1);
         if extent.kind == ExtentKind::Data {
             end = round_up(end, cluster_size);

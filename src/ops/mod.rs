@@ -89,4 +89,7 @@ pub use tar_out::{Tally, TarOptions, TarReport, tar_out, tar_out_file};
 pub use walk::{Entry, EntrySink, Flow, Step, Visited, Walk, walk};
 pub use without_free::WithoutFree;
 
+pub(crate) use glob::matches;
+pub(crate) use ordered::ordered;
+
 pub use crate::host::{Existing, Fact, Preserve, Transferred};

@@ -26,7 +26,7 @@ struct Shelf<T> {
 ///
 /// `work` must not start parallel work of its own: a thread that waits for it could take up another of these jobs, whose
 /// turn comes after the one that it is held up in.
-pub(super) fn ordered<J: Send, T: Send>(
+pub(crate) fn ordered<J: Send, T: Send>(
     ahead: usize,
     next: impl FnMut() -> Result<Option<J>> + Send,
     work: impl Fn(J) -> Result<T> + Sync,
@@ -76,6 +76,7 @@ pub(super) fn ordered<J: Send, T: Send>(
     rayon::scope(|scope| {
         for _ in 0..rayon::current_num_threads() {
             scope.spawn(|_| {
+                let _guard = CloseOnPanic(&shelf, &moved);
                 if let Err(error) = one_thread() {
                     let mut held = lock(&shelf);
                     // Those who were sent away because another failed have nothing to add.
@@ -87,6 +88,18 @@ pub(super) fn ordered<J: Send, T: Send>(
         }
     });
     shelf.into_inner().unwrap_or_else(PoisonError::into_inner).failure.map_or(Ok(()), Err)
+}
+
+/// Sends everyone home when a thread panics: its turn would never come, and they would wait for it for ever.
+struct CloseOnPanic<'a, T>(&'a Mutex<Shelf<T>>, &'a Condvar);
+
+impl<T> Drop for CloseOnPanic<'_, T> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            lock(self.0).closed = true;
+            self.1.notify_all();
+        }
+    }
 }
 
 /// The lock, whatever happened to its last holder.
@@ -125,6 +138,23 @@ mod tests {
             done.unwrap();
             assert_eq!(delivered, (1..=500).collect::<Vec<_>>(), "{threads} threads");
         }
+    }
+
+    #[test]
+    fn a_panic_is_the_callers_and_nobody_waits_for_its_turn() {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(4).build().unwrap();
+        let mut given = 0u64;
+        let next = || {
+            given += 1;
+            Ok((given <= 500).then_some(given))
+        };
+        let work = |job: u64| {
+            assert!(job != 5, "job 5");
+            Ok(job)
+        };
+        let run = || pool.install(|| ordered(0, next, work, |_| Ok(()), &Silent));
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).unwrap_err();
+        assert_eq!(panicked.downcast_ref::<&str>(), Some(&"job 5"));
     }
 
     #[test]

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use super::zero::is_zero;
 use crate::block::qcow2::Editor;
 use crate::block::{
-    BlockDevice, BlockWrite, DenyAll, ExtentKind, ImageFormat, OpenGate, OpenOptions, WritableFile, open, open_overlay,
+    BlockDevice, BlockWrite, DenyAll, ExtentKind, ImageFormat, OpenGate, OpenOptions, Sweep, WritableFile, open,
+    open_overlay,
 };
 use crate::error::{Error, Result};
 use crate::progress::Progress;
@@ -41,7 +42,7 @@ pub fn rebase(path: &Path, options: &RebaseOptions, progress: &dyn Progress) -> 
     let named = |error: Error| error.in_image(path.display());
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let open_options =
-        OpenOptions { format: Some(ImageFormat::Qcow2), gate: Arc::clone(&options.gate), snapshot: None };
+        OpenOptions { format: Some(ImageFormat::Qcow2), gate: Arc::clone(&options.gate), ..OpenOptions::default() };
     let new = match &options.backing {
         Some(name) if !options.unsafe_mode => {
             let backing = OpenOptions { format: options.backing_format, ..open_options.clone() };
@@ -69,6 +70,8 @@ fn copy_differences(
     progress: &dyn Progress,
 ) -> Result<()> {
     let size = disk.size();
+    disk.audit(Sweep::Read)?;
+    new.map_or(Ok(()), |new| new.audit(Sweep::Read))?;
     progress.set_total(size);
     let cluster = disk.cluster_size();
     let mut at = 0;

@@ -95,7 +95,8 @@ fn qcow2(file: WritableFile, path: &Path, size: NewSize, options: &ResizeOptions
     if options.preallocation != Preallocation::Off {
         return Err(Error::unsupported("qcow2", "preallocation when an image grows"));
     }
-    let open = OpenOptions { format: Some(ImageFormat::Qcow2), gate: Arc::clone(&options.gate), snapshot: None };
+    let open =
+        OpenOptions { format: Some(ImageFormat::Qcow2), gate: Arc::clone(&options.gate), ..OpenOptions::default() };
     let editor = Editor::open(file, path, &open)?;
     let old = editor.size();
     let new = size.from(old)?;

@@ -149,6 +149,13 @@ impl<'a> Walk<'a> {
         else {
             return Ok(None);
         };
+        if self.is_second_name() {
+            let kind = location.fs.identity().kind.name();
+            let found = "a second entry of this name";
+            let error = Error::corrupt(kind, "directory entry", 0, found, "one entry for each name");
+            let error = error.at_path(location.path.as_bytes());
+            return Ok(Some(Step::Problem(location.path, error)));
+        }
         let metadata = match location.metadata() {
             Ok(metadata) => metadata,
             Err(error) => return Ok(Some(Step::Problem(location.path, error))),
@@ -175,6 +182,14 @@ impl<'a> Walk<'a> {
         }
         limits::check("bytes of the names in a path's directories", self.held, limits::LISTING_BYTES)?;
         Ok(None)
+    }
+
+    /// Whether the name that was given last is the same as the one before it. Who took both could be led out of a tree
+    /// that they write: by a symbolic link, and then through it by a directory.
+    fn is_second_name(&self) -> bool {
+        let Some(level) = self.levels.last() else { return false };
+        let name_at = |back: usize| level.names.get(level.next.checked_sub(back)?).map(|(name, _)| name);
+        level.next > 1 && name_at(1) == name_at(2)
     }
 
     fn next_name(&mut self) -> Option<(Location, Vec<u8>)> {

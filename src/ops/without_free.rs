@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::free_space::free_ranges;
-use crate::block::{BlockDevice, Extent, ExtentKind, HostRange};
+use crate::block::{BlockDevice, Extent, ExtentKind, HostRange, Sweep};
 use crate::error::Result;
 
 /// A disk without what its filesystems say is free. Bytes of deleted files are gone from it.
@@ -70,5 +70,9 @@ impl BlockDevice for WithoutFree {
     fn host_range(&self, range: Range<u64>) -> Option<HostRange<'_>> {
         let (run, free) = self.first(&range);
         if free { None } else { self.disk.host_range(run) }
+    }
+
+    fn audit(&self, sweep: Sweep) -> Result<()> {
+        self.disk.audit(sweep)
     }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::{error, message};
 use crate::block::nbd::Stream;
 use crate::block::nbd::server::{Disk, Export, Exports, ServerOptions, negotiate};
+use crate::block::{Image, Sweep};
 use crate::error::{Error, Result};
 
 /// For the parent's request; it writes it before anything else.
@@ -30,8 +31,10 @@ fn serve() -> Result<()> {
     let stream = Stream::try_from(UnixStream::from(socket)).map_err(fail)?;
     std::env::set_current_dir("/").map_err(fail)?;
     let deadline = Instant::now() + REQUEST;
-    let (path, options) = message::parse_request(message::receive(&stream, deadline)?)?;
-    let image = match crate::block::open(&path, &options) {
+    let (path, options, whole) = message::parse_request(message::receive(&stream, deadline)?)?;
+    // The parent sees no tables that it could hold against the file.
+    let audit = |image: Image| if whole { image.device.audit(Sweep::Read).map(|()| image) } else { Ok(image) };
+    let image = match crate::block::open(&path, &options).and_then(audit) {
         Ok(image) => image,
         Err(error) => return message::send(&stream, &error::encode(&error), Instant::now() + REQUEST),
     };

@@ -33,8 +33,8 @@ struct WorkerDevice {
 #[derive(Debug)]
 struct Process(Mutex<Child>);
 
-pub(super) fn open(path: &Path, options: &OpenOptions, program: &Path) -> Result<Image> {
-    let request = message::request(path, options)?;
+pub(super) fn open(path: &Path, options: &OpenOptions, program: &Path, whole: bool) -> Result<Image> {
+    let request = message::request(path, options, whole)?;
     let fail = |error| Error::io("start a worker process for", path.display(), error);
     let (ours, theirs) = UnixStream::pair().map_err(fail)?;
     let stream = Stream::try_from(ours).map_err(fail)?;

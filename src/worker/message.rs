@@ -5,22 +5,26 @@
 //! | 0 | path | 0 | `ok` | 0 | `error` |
 //! | 1 | format or empty | 1 | format | 1.. | see [`super::error`] |
 //! | 2 | snapshot or empty | 2.. | see [`answer`] | | |
-//! | 3 | gate: `none`, `same`, `directories` | | | | |
-//! | 4.. | directories | | | | |
+//! | 3 | `whole` if all of the disk is going to be read, or empty | | | | |
+//! | 4 | milliseconds: `connect_timeout`, `request_timeout`, `total_timeout` for NBD, spaces between | | | | |
+//! | 5 | gate: `none`, `same`, `directories` | | | | |
+//! | 6.. | directories | | | | |
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::block::nbd::Stream;
+use crate::block::nbd::{NbdOptions, Stream};
 use crate::block::{AllowDirectories, DenyAll, GatePolicy, ImageInfo, OpenGate, OpenOptions, SameDirectory};
 use crate::error::{Error, Result};
 use crate::limits;
 
 /// Bytes of a message. Ours; directories that a user allows are the longest of what is in one.
 const MESSAGE_BYTES: u64 = 1 << 20;
+
+const WHOLE: &[u8] = b"whole";
 
 pub(super) type Fields = Vec<Vec<u8>>;
 
@@ -60,7 +64,7 @@ pub(super) fn malformed() -> Error {
 }
 
 /// What to open, and under which rules.
-pub(super) fn request(path: &Path, options: &OpenOptions) -> Result<Fields> {
+pub(super) fn request(path: &Path, options: &OpenOptions, whole: bool) -> Result<Fields> {
     // The child stands in another directory. A URI stays what it is.
     let path = if crate::block::nbd::Uri::is_uri(path) {
         path.to_owned()
@@ -77,6 +81,11 @@ pub(super) fn request(path: &Path, options: &OpenOptions) -> Result<Fields> {
         path.into_os_string().into_vec(),
         options.format.map_or("", |format| format.name()).into(),
         options.snapshot.clone().unwrap_or_default().into_bytes(),
+        if whole { WHOLE.to_vec() } else { Vec::new() },
+        [options.nbd.connect_timeout, options.nbd.request_timeout, options.nbd.total_timeout]
+            .map(|time| time.as_millis().to_string())
+            .join(" ")
+            .into_bytes(),
         gate.into(),
     ];
     fields.extend(directories.iter().map(|directory| directory.as_os_str().as_bytes().to_vec()));
@@ -84,12 +93,22 @@ pub(super) fn request(path: &Path, options: &OpenOptions) -> Result<Fields> {
 }
 
 /// The other direction of [`request`].
-pub(super) fn parse_request(fields: Fields) -> Result<(PathBuf, OpenOptions)> {
+pub(super) fn parse_request(fields: Fields) -> Result<(PathBuf, OpenOptions, bool)> {
     let mut fields = fields.into_iter();
     let mut next = || fields.next().ok_or_else(malformed);
     let path = PathBuf::from(OsString::from_vec(next()?));
     let format = text(next()?)?;
     let snapshot = text(next()?)?;
+    let whole = next()? == WHOLE;
+    let times = text(next()?)?;
+    let mut times = times.split(' ').map(|time| time.parse().map(Duration::from_millis).map_err(|_| malformed()));
+    let mut time = || times.next().ok_or_else(malformed)?;
+    let nbd = NbdOptions {
+        connect_timeout: time()?,
+        request_timeout: time()?,
+        total_timeout: time()?,
+        ..NbdOptions::default()
+    };
     let gate = next()?;
     let gate: Arc<dyn OpenGate> = match &gate[..] {
         b"none" => Arc::new(DenyAll),
@@ -100,7 +119,8 @@ pub(super) fn parse_request(fields: Fields) -> Result<(PathBuf, OpenOptions)> {
         _ => return Err(malformed()),
     };
     let format = if format.is_empty() { None } else { Some(format.parse()?) };
-    Ok((path, OpenOptions { format, gate, snapshot: Some(snapshot).filter(|name| !name.is_empty()) }))
+    let snapshot = Some(snapshot).filter(|name| !name.is_empty());
+    Ok((path, OpenOptions { format, gate, snapshot, nbd }, whole))
 }
 
 /// The image's facts, as far as they cross the boundary.
@@ -156,8 +176,13 @@ mod tests {
             format: Some(ImageFormat::Qcow2),
             gate: Arc::new(AllowDirectories::new([PathBuf::from("/")]).unwrap()),
             snapshot: Some("one".to_owned()),
+            nbd: NbdOptions { request_timeout: Duration::from_millis(1500), ..NbdOptions::default() },
         };
-        let (path, parsed) = parse_request(request(Path::new("/a/b#c"), &options).unwrap()).unwrap();
+        let sent = request(Path::new("/a/b#c"), &options, true).unwrap();
+        let (path, parsed, whole) = parse_request(sent).unwrap();
+        assert!(whole && !parse_request(request(Path::new("a"), &options, false).unwrap()).unwrap().2);
+        assert_eq!(parsed.nbd.request_timeout, Duration::from_millis(1500));
+        assert_eq!(parsed.nbd.total_timeout, options.nbd.total_timeout);
         assert_eq!(
             (path.as_path(), parsed.format, parsed.snapshot),
             (Path::new("/a/b#c"), options.format, options.snapshot)

@@ -61,6 +61,16 @@ pub fn run_if_asked() -> Option<ExitCode> {
 /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) when there is no program, or when the gate is none that another
 /// process can be told of ([`OpenGate::policy`](crate::block::OpenGate::policy)).
 pub fn open(path: &Path, options: &OpenOptions, program: Option<&Path>) -> Result<Image> {
+    device::open(path, options, find(program)?, false)
+}
+
+/// The same for somebody who is going to read the whole disk: what its tables claim is held against what its file holds,
+/// as [`BlockDevice::audit`](crate::block::BlockDevice::audit) does, over there.
+pub fn open_whole(path: &Path, options: &OpenOptions, program: Option<&Path>) -> Result<Image> {
+    device::open(path, options, find(program)?, true)
+}
+
+fn find(program: Option<&Path>) -> Result<&Path> {
     let program = match program {
         Some(program) => program,
         None if KNOWS.load(Ordering::Relaxed) => Path::new(THIS_PROGRAM),
@@ -71,5 +81,5 @@ pub fn open(path: &Path, options: &OpenOptions, program: Option<&Path>) -> Resul
             .with_hint("call guestctl::worker::run_if_asked() first in main, or name a worker program"));
         }
     };
-    device::open(path, options, program)
+    Ok(program)
 }

@@ -50,7 +50,6 @@ pub fn tree(top: &Path) -> Tree {
         }
         let is_device = matches!(kind, FileType::Char | FileType::Block);
         let time = |seconds: i64, nanoseconds: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds);
-        let data = if kind == FileType::File { runs(&path, metadata.len()) } else { Vec::new() };
         let facts = Facts {
             kind,
             mode: metadata.mode() & 0o7777,
@@ -64,12 +63,18 @@ pub fn tree(top: &Path) -> Tree {
                 .then(|| std::fs::read_link(&path).unwrap().into_os_string().as_bytes().to_vec()),
             rdev: is_device.then(|| (rustix::fs::major(metadata.rdev()), rustix::fs::minor(metadata.rdev()))),
             xattrs: xattrs(&path),
-            content: (kind == FileType::File).then(|| digest(&path, &data)),
-            data,
+            content: None,
+            data: Vec::new(),
         };
         tree.insert(relative, facts);
     }
-    for facts in tree.values_mut() {
+    // Contents at last: reading one changes the time of last access, of its other names too.
+    for (relative, facts) in &mut tree {
+        if facts.kind == FileType::File {
+            let path = top.join(OsStr::from_bytes(relative));
+            facts.data = runs(&path, facts.size);
+            facts.content = Some(digest(&path, &facts.data));
+        }
         let inode = u64::from_le_bytes(facts.same_as[..].try_into().unwrap());
         facts.same_as = first[&inode].clone();
     }

@@ -30,7 +30,7 @@ fn build(at: &Path, script: &str, more: &str, renames: &[(&[u8], &[u8])]) {
 }
 
 /// Everything below a directory but what is at or below `except`, with what it is, when it was changed, and its content.
-fn around(top: &Path, except: &[&str]) -> BTreeMap<PathBuf, (u32, u64, i64, i64, Option<Vec<u8>>)> {
+fn around(top: &Path, except: &[&str]) -> BTreeMap<PathBuf, (u32, u64, i64, i64, Option<String>)> {
     let mut found = BTreeMap::new();
     let mut rest = vec![top.to_owned()];
     while let Some(path) = rest.pop() {
@@ -42,10 +42,11 @@ fn around(top: &Path, except: &[&str]) -> BTreeMap<PathBuf, (u32, u64, i64, i64,
         if metadata.is_dir() {
             rest.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
         }
-        let content = metadata.is_file().then(|| std::fs::read(&path).unwrap());
-        // The top's own time changes when the target is made.
-        let changed = if path == top { (0, 0) } else { (metadata.ctime(), metadata.ctime_nsec()) };
-        found.insert(relative.to_owned(), (metadata.mode(), metadata.nlink(), changed.0, changed.1, content));
+        let content = metadata.is_file().then(|| blake3::hash(&std::fs::read(&path).unwrap()).to_hex().to_string());
+        // The top's own change when the target is made.
+        let (links, seconds, nanoseconds) =
+            if path == top { (0, 0, 0) } else { (metadata.nlink(), metadata.ctime(), metadata.ctime_nsec()) };
+        found.insert(relative.to_owned(), (metadata.mode(), links, seconds, nanoseconds, content));
     }
     found
 }

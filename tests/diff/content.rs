@@ -78,7 +78,7 @@ impl BlockDevice for Counting {
 /// One side: its namespace, and how much was read of its disk.
 fn counted(image: &Path, snapshot: Option<&str>, tells_place: bool) -> (MountTable, Arc<AtomicU64>) {
     let snapshot = snapshot.map(str::to_owned);
-    let options = OpenOptions { format: None, gate: Arc::new(SameDirectory), snapshot };
+    let options = OpenOptions { gate: Arc::new(SameDirectory), snapshot, ..OpenOptions::default() };
     let device = block::open(image, &options).unwrap().device;
     let read = Arc::new(AtomicU64::new(0));
     let counting = Counting { device, read: read.clone(), tells_place };
@@ -107,7 +107,7 @@ fn base(directory: &Path) -> u64 {
     let run = (512 << 10) / size;
     let at = (100..blocks.len() as u64 - run).find(|at| {
         let first = blocks[*at as usize];
-        first * size % CLUSTER == 0 && (0..run).all(|next| blocks[(at + next) as usize] == first + next)
+        (first * size).is_multiple_of(CLUSTER) && (0..run).all(|next| blocks[(at + next) as usize] == first + next)
     });
     blocks[at.unwrap() as usize] * size
 }

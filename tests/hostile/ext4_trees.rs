@@ -43,6 +43,11 @@ fn damaged_extents() {
         "ls -R --json --checksum crc -m /dev/sda IMAGE /",
         "cat -m /dev/sda IMAGE /holes",
         "cat -m /dev/sda IMAGE /etc/os-release",
+        "tar-out -q --json -j 3 -m /dev/sda IMAGE / OUT",
+        "checksum -q --json -j 3 -m /dev/sda IMAGE /",
+        "du --json -m /dev/sda IMAGE",
+        "find -l -empty -m /dev/sda IMAGE /",
+        "grep -L -m /dev/sda IMAGE zzzz /",
     ];
     let header = [("eh_magic", 0, 2), ("eh_entries", 2, 2), ("eh_max", 4, 2), ("eh_depth", 6, 2)];
     let first = [("ee_block", 12, 4), ("ee_len", 16, 2), ("ee_start_hi", 18, 2), ("ee_start", 20, 4)];
@@ -97,8 +102,13 @@ fn damaged_indirect_blocks() {
     }
     let fs = Ext4::build("-O ^extent,^64bit,^metadata_csum", "");
     let mut suite = fs.suite("ext2 block maps");
-    suite.commands =
-        &["inspect --json IMAGE", "ls -R --json --checksum crc -m /dev/sda IMAGE /", "find -m /dev/sda IMAGE"];
+    suite.commands = &[
+        "inspect --json IMAGE",
+        "ls -R --json --checksum crc -m /dev/sda IMAGE /",
+        "find -m /dev/sda IMAGE",
+        "tar-out -q -m /dev/sda IMAGE / OUT",
+        "checksum -q -m /dev/sda IMAGE /",
+    ];
     for path in ["holes", "etc", "big", "etc/slow"] {
         let at = fs.inode(fs.find(path)) + 0x28;
         for slot in [0, 1, 11, 12, 13, 14] {
@@ -138,6 +148,7 @@ fn damaged_directories() {
     }
     let fs = Ext4::build("", "");
     let mut suite = fs.suite("ext4 directories");
+    suite.commands = &[crate::FILESYSTEM, crate::commands::TREE].concat().leak()[..];
     let (etc, root, big) = (fs.find("etc"), 2, fs.find("big"));
     let at = fs.block(Kind::Directory, etc);
     // `.` and `..` take 12 bytes each; the third entry is the first name.
@@ -286,7 +297,13 @@ fn floods_of_names() {
         suite.add(format!("{name}: names for a file"), move |disk| flood(disk, inode, file, 3000, all));
     }
     suite.add("the root of names", move |disk| flood(disk, root, file, 3000, all));
-    suite.commands = &["ls -R --json -m /dev/sda IMAGE /", "ls -R -m /dev/sda IMAGE /", "find -m /dev/sda IMAGE /"];
+    suite.commands = &[
+        "ls -R --json -m /dev/sda IMAGE /",
+        "ls -R -m /dev/sda IMAGE /",
+        "find -m /dev/sda IMAGE /",
+        "tar-out -q -m /dev/sda IMAGE / OUT",
+        "checksum -q -m /dev/sda IMAGE /",
+    ];
     suite.refused = 100;
     suite.run();
 }

@@ -10,6 +10,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, reason = "the table of results")]
 
+mod amplified;
 mod commands;
 mod corpus;
 mod disk;
@@ -73,6 +74,7 @@ pub const FILESYSTEM: &[&str] = &[
     "ls -R --json -m /dev/sda IMAGE /",
     "find -m /dev/sda IMAGE /",
     "df --json -m /dev/sda IMAGE",
+    "tar-out -q -m /dev/sda IMAGE / OUT",
     "diff --json -m /dev/sda IMAGE IMAGE",
 ];
 
@@ -84,6 +86,7 @@ pub const DISK: &[&str] = &[
     "ls -R --json IMAGE /",
     "find IMAGE /",
     "df --json IMAGE",
+    "tar-out -q --json IMAGE / OUT",
 ];
 
 impl Suite {

@@ -72,7 +72,7 @@ pub fn vdi() -> Suite {
 }
 
 /// Repairs the checksum at `field` of the `len` bytes at `at`.
-fn seal_vhd(disk: &mut Disk, at: usize, len: usize, field: usize) {
+pub fn seal_vhd(disk: &mut Disk, at: usize, len: usize, field: usize) {
     disk.be(at + field, 4, 0);
     let sum = disk.get(at, len).iter().fold(0u32, |sum, byte| sum.wrapping_add((*byte).into()));
     disk.be(at + field, 4, u64::from(!sum));
@@ -270,6 +270,28 @@ pub fn vhdx() -> Suite {
     cuts(&mut suite, &[0, 8, 65_536, 70_000, 200_000, 300_000, 1 << 20, 2 << 20, 3 << 20]);
     suite.refused = 40;
     suite
+}
+
+/// Where the block allocation table begins.
+pub fn bat(disk: &Disk) -> usize {
+    disk.le_at(192 * KIB + 32, 8) as usize
+}
+
+/// Gives the disk `size` bytes, and a table of `len` bytes at `at`.
+pub fn give_vhdx(disk: &mut Disk, size: u64, at: u64, len: u64) {
+    let metadata = disk.le_at(192 * KIB + 64, 8) as usize;
+    for entry in (metadata + 32..metadata + 32 * 6).step_by(32) {
+        // The virtual disk size has the identifier 2FA54224-….
+        if disk.le_at(entry, 4) == 0x2fa5_4224 {
+            let item = metadata + disk.le_at(entry + 16, 4) as usize;
+            disk.le(item, 8, size);
+        }
+    }
+    for region in [192 * KIB, 256 * KIB] {
+        disk.le(region + 32, 8, at);
+        disk.le(region + 40, 4, len);
+        seal_vhdx(disk, region, 64 * KIB);
+    }
 }
 
 const GUID: u64 = 0x5a5a_5a5a_5a5a_5a5a;

@@ -131,6 +131,8 @@ fn packed_files_and_limits() {
     let cut = grep(&["-z", "-l", "needle", "/cut.gz", "/small"]);
     assert_eq!((cut.code, cut.out.as_slice()), (3, &b"/small\n"[..]), "{}", cut.err);
     assert!(cut.err.contains("corrupt gzip: stream"), "{}", cut.err);
+    assert_eq!(grep(&["-c", "^$", "/hole"]).text(), format!("{}\n", 40u64 << 30));
+    assert_eq!(grep(&["-v", "-l", "x", "/hole"]).text(), "/hole\n");
     // A line that is too long is told, and the rest is searched; 40 GiB of nothing take no time.
     let ran = grep(&["-l", "needle", "/"]);
     assert_eq!((ran.code, ran.out.as_slice()), (3, &b"/small\n"[..]));

@@ -3,7 +3,7 @@
 #![cfg(all(feature = "cli", target_os = "linux"))]
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
 
-#[path = "../kernel/mounted.rs"]
+#[path = "../support/mounted.rs"]
 mod mounted;
 #[path = "../support/program.rs"]
 mod program;

@@ -125,7 +125,7 @@ fn what_cannot_be_read_is_told_and_the_rest_is_searched() {
         out.extend_from_slice(bytes);
         Ok(())
     };
-    let grepped = ops::grep(&mounts, &[start.clone()], &options, &render, &mut write, &Silent).unwrap();
+    let grepped = ops::grep(&mounts, std::slice::from_ref(&start), &options, &render, &mut write, &Silent).unwrap();
     assert_eq!(String::from_utf8(out).unwrap(), "/a@0 needle\n/d/e@3 needle 2\n");
     let paths: Vec<_> = grepped.problems.listed.iter().map(|problem| problem.path.as_str()).collect();
     assert_eq!((paths, grepped.files, grepped.matching_files), (vec!["/b", "/c"], 2, 2));

@@ -511,3 +511,28 @@ fn a_missing_server_is_an_error() {
     let gone = Uri::unix(Path::new("/nonexistent/socket"));
     assert_eq!(Client::connect(&gone, &options()).unwrap_err().exit_code(), 1);
 }
+
+#[test]
+fn the_command_line_says_how_long_a_silent_server_is_waited_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("s");
+    // It takes connections and says nothing.
+    let _listener = UnixListener::bind(&socket).unwrap();
+    let uri = format!("nbd+unix:///?socket={}", socket.display());
+    let run = |arguments: &[&str]| {
+        let begin = std::time::Instant::now();
+        let output =
+            std::process::Command::new(env!("CARGO_BIN_EXE_guestctl")).args(arguments).arg(&uri).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap(), begin.elapsed())
+    };
+    for command in ["info", "map", "convert -q --output /nonexistent/out", "ls --isolate"] {
+        let words: Vec<_> = command.split(' ').chain(["--nbd-timeout", "0.3"]).collect();
+        let (code, message, took) = run(&words);
+        assert_eq!(code, Some(1), "{command}: {message}");
+        assert!(message.contains("timed out"), "{command}: {message}");
+        assert!(took < Duration::from_secs(8), "{command}: {took:?}");
+    }
+    for nonsense in ["0", "-1", "soon", "1e99"] {
+        assert_eq!(run(&["info", &format!("--nbd-timeout={nonsense}")]).0, Some(2), "{nonsense}");
+    }
+}

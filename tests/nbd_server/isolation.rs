@@ -111,3 +111,55 @@ fn a_worker_that_dies_is_told_of_and_reaped() {
     drop(image);
     assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "no zombie is left");
 }
+
+#[test]
+fn whole_disks_are_converted_and_compared_through_workers() {
+    if !have("qemu-img") {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    make_disks(directory);
+    shell(
+        directory,
+        &format!(
+            "{GUESTCTL} convert -q --isolate packed.qcow2 there.raw
+             cmp there.raw dense.raw
+             {GUESTCTL} convert -q -O qcow2 packed.qcow2 here.qcow2
+             {GUESTCTL} convert -q --isolate -O qcow2 packed.qcow2 there.qcow2
+             cmp here.qcow2 there.qcow2
+             {GUESTCTL} compare --isolate packed.qcow2 disk.qcow2 | grep -qx 'Images are identical.'
+             printf x | dd of=there.raw bs=1 seek=1500000 conv=notrunc status=none
+             r=0; {GUESTCTL} compare -q --isolate there.raw packed.qcow2 || r=$?; [ $r = 1 ]"
+        ),
+    );
+}
+
+/// The parent sees no tables, so the child must hold them against the file.
+#[test]
+fn a_small_file_of_terabytes_is_refused_by_the_worker() {
+    let directory = tempfile::tempdir().unwrap();
+    // Two L1 entries, one L2 table.
+    let mut bytes = vec![0u8; 4 << 16];
+    bytes[..4].copy_from_slice(b"QFI\xfb");
+    let mut put = |at: usize, value: u64| bytes[at..at + 8].copy_from_slice(&value.to_be_bytes());
+    put(0, 0x5146_49fb_0000_0003);
+    put(16, 16);
+    put(24, 1 << 30);
+    put(32, 2);
+    put(40, 1 << 16);
+    put(48, 3 << 16);
+    put(56, 1 << 32);
+    put(96, 4 << 32 | 104);
+    put(1 << 16, 2 << 16);
+    put((1 << 16) + 8, 2 << 16);
+    let path = directory.path().join("image");
+    std::fs::write(&path, bytes).unwrap();
+    let options = OpenOptions::default();
+    let worker = Some(GUESTCTL.as_ref());
+    let whole = guestctl::worker::open_whole(&path, &options, worker).unwrap_err();
+    let corrupt = whole.as_corrupt().unwrap();
+    assert_eq!((corrupt.field, corrupt.offset), ("L1 table entry", (1 << 16) + 8));
+    // Who reads a few files of it is served.
+    assert_eq!(read_vec(&*guestctl::worker::open(&path, &options, worker).unwrap().device, 9, 3).unwrap(), [0; 3]);
+}

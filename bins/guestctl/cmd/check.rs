@@ -4,25 +4,23 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use guestctl::block::ImageFormat;
 use guestctl::ops::{self, CheckOptions, CheckReport, Repair};
 
-use crate::args::{self, Output};
+use crate::args::{OpenArgs, Output};
 use crate::exit::{Failure, Outcome};
 use crate::print;
 
 /// Check an image's tables against one another, and repair them.
 ///
 /// Exit codes of its own: 1 the check did not come to an end, 2 corruptions, 3 leaked clusters and nothing worse, 63 the
-/// format has nothing to check.
+/// format has nothing to check, or nothing of it can be repaired.
 #[derive(Debug, Args)]
 pub struct Check {
     /// The image.
     #[arg(value_name = "IMAGE")]
     image: PathBuf,
-    /// The image's format; without it the format is probed.
-    #[arg(short = 'f', long = "input-format", value_name = "FORMAT", value_parser = args::format)]
-    format: Option<ImageFormat>,
+    #[command(flatten)]
+    open: OpenArgs,
     /// Repair leaked clusters, or all that can be repaired.
     #[arg(short, long, value_enum, value_name = "WHAT")]
     repair: Option<What>,
@@ -47,9 +45,11 @@ impl Check {
             Some(What::Leaks) => Repair::Leaks,
             Some(What::All) => Repair::All,
         };
-        let options = CheckOptions { format: self.format, repair };
+        let options = CheckOptions { format: self.open.format, repair, gate: self.open.gate()? };
         let report = ops::check(&self.image, &options).map_err(|error| match error.kind() {
-            guestctl::ErrorKind::Unsupported { feature, .. } if feature == "a consistency check" => {
+            guestctl::ErrorKind::Unsupported { feature, .. }
+                if feature == "a consistency check" || feature == "a repair" =>
+            {
                 Failure::Coded(error, 63)
             }
             _ => Failure::Guest(error),
@@ -99,6 +99,8 @@ fn human(report: &CheckReport) -> std::io::Result<()> {
             percent(report.compressed_clusters, allocated)
         )?;
     }
-    writeln!(out, "Image end offset: {}", report.image_end_offset)?;
+    if report.image_end_offset > 0 {
+        writeln!(out, "Image end offset: {}", report.image_end_offset)?;
+    }
     out.flush()
 }

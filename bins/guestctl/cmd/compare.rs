@@ -4,11 +4,11 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
-use guestctl::block::{self, ImageFormat, OpenOptions};
+use guestctl::block::{ImageFormat, OpenOptions};
 use guestctl::ops::{self, CompareOptions, Comparison};
 use serde::Serialize;
 
-use crate::args::{OpenArgs, format};
+use crate::args::{Isolation, OpenArgs, format};
 use crate::exit::{Failure, Outcome};
 use crate::progress::Shown;
 use crate::{jobs, print};
@@ -24,6 +24,8 @@ pub struct Compare {
     right: PathBuf,
     #[command(flatten)]
     open: OpenArgs,
+    #[command(flatten)]
+    isolation: Isolation,
     /// The second image's format; without it the format is probed.
     #[arg(short = 'F', value_name = "FORMAT", value_parser = format)]
     right_format: Option<ImageFormat>,
@@ -61,9 +63,9 @@ impl Compare {
     pub fn run(self) -> Outcome {
         let failed = |code| move |error: guestctl::Error| Failure::Coded(error, code);
         let options = self.open.options().map_err(failed(CANNOT_OPEN))?;
-        let left = block::open(&self.left, &options).map_err(failed(CANNOT_OPEN))?.device;
+        let left = self.isolation.open(&self.left, &options).map_err(failed(CANNOT_OPEN))?.device;
         let options = OpenOptions { format: self.right_format, ..options };
-        let right = block::open(&self.right, &options).map_err(failed(CANNOT_OPEN))?.device;
+        let right = self.isolation.open(&self.right, &options).map_err(failed(CANNOT_OPEN))?.device;
         let progress = Shown::new("compare").quiet(self.quiet);
         guestctl::progress::Progress::set_total(&progress, left.size().max(right.size()));
         let strict = CompareOptions { strict: self.strict };

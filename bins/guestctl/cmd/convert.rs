@@ -8,7 +8,7 @@ use guestctl::block::{self, BlockDevice, ImageFormat, OpenOptions};
 use guestctl::ops::{self, ConvertOptions, Converted, WithoutFree};
 use guestctl::{Error, Result};
 
-use crate::args::{OpenArgs, format};
+use crate::args::{Isolation, OpenArgs, format};
 use crate::exit::Outcome;
 use crate::new_image::{CompressionName, NewImageArgs, compress, needs_format};
 use crate::progress::Shown;
@@ -34,6 +34,8 @@ pub struct Convert {
     format: Option<ImageFormat>,
     #[command(flatten)]
     open: OpenArgs,
+    #[command(flatten)]
+    isolation: Isolation,
     #[command(flatten)]
     new: NewImageArgs,
     /// Compress clusters.
@@ -101,7 +103,7 @@ impl Convert {
 
     fn convert(&self, output: &Path) -> Result<Converted> {
         let options = OpenOptions { snapshot: self.snapshot.clone(), ..self.open.options()? };
-        let image = block::open(&self.input, &options)?;
+        let image = self.isolation.open(&self.input, &options)?;
         let source = self.source(image.device)?;
         let progress = Shown::new("convert").quiet(self.quiet);
         let named = |error: Error| error.in_image(self.input.display());
@@ -123,7 +125,7 @@ impl Convert {
             // The user named it, so it is opened; what it names itself goes through the gate.
             let path = output.with_file_name(name);
             let options = OpenOptions { format: Some(*format), ..self.open.options()? };
-            convert.below = Some(block::open(&path, &options)?.device);
+            convert.below = Some(self.isolation.open(&path, &options)?.device);
         }
         convert.detect_zeroes = self.sparse > 0;
         convert.clone = !self.no_clone;

@@ -59,6 +59,7 @@ impl Create {
                     format: Some(*format),
                     allow_backing: self.allow_backing.clone(),
                     allow_same_dir: self.allow_same_dir,
+                    nbd_timeout: None,
                 };
                 let options = OpenOptions { format: Some(*format), ..open.options()? };
                 // Opened even where the size is stated: an overlay on nothing is a mistake.

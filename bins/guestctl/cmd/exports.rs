@@ -87,9 +87,9 @@ impl Facts {
 }
 
 /// Shows the export of `uri`, or with `list` all that its server shows.
-pub fn run(uri: &Path, list: bool, json: bool) -> Outcome {
+pub fn run(uri: &Path, list: bool, json: bool, options: &NbdOptions) -> Outcome {
     let uri: Uri = uri.to_string_lossy().parse()?;
-    let server = Server::new(list_exports(&uri, !list, &NbdOptions::default())?, &uri);
+    let server = Server::new(list_exports(&uri, !list, options)?, &uri);
     if json { Ok(print::json(&server)?) } else { server.print() }
 }
 

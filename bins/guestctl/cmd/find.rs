@@ -47,7 +47,7 @@ pub struct Find {
     #[command(flatten)]
     filter: FilterArgs,
     #[command(flatten)]
-    tests: Tests,
+    tests: Box<Tests>,
 }
 
 const JSON: &str = "JSON: without --long each line is a string. With --long each line is an object as ls --json has it: \

@@ -39,7 +39,7 @@ impl Info {
         // An NBD URI is an image when that is what the options are about.
         let as_image = self.open.format.is_some() || self.backing_chain || self.output == Output::Json;
         if self.list || (Uri::is_uri(&self.image) && !as_image) {
-            return super::exports::run(&self.image, self.list, self.json);
+            return super::exports::run(&self.image, self.list, self.json, &self.open.nbd());
         }
         let options = self.open.options()?;
         if self.backing_chain {

@@ -1,6 +1,7 @@
 //! One file per subcommand.
 
 pub mod cache;
+pub mod batch;
 pub mod cat;
 pub mod check;
 pub mod checksum;
@@ -74,6 +75,7 @@ pub fn run(args: Args) -> Outcome {
         Command::Snapshot(command) => command.run(),
         Command::Completions(command) => command.run(),
         Command::Man(command) => command.run(),
+        Command::Batch(command) => command.run(),
         Command::Schema(command) => command.run(),
         Command::Serve(command) => command.run(),
         Command::Version(command) => command.run(),

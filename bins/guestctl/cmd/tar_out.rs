@@ -32,7 +32,7 @@ pub struct TarOut {
     archive: PathBuf,
     /// none, gzip, bzip2, xz, zstd or lz4; without it the archive's name decides.
     #[arg(short = 'c', long, value_name = "COMPRESSION")]
-    compress: Option<StreamCompression>,
+    compress: Option<String>,
     /// The compression's level.
     #[arg(long, value_name = "N")]
     level: Option<i32>,
@@ -69,7 +69,11 @@ impl TarOut {
             return Err(error.with_hint("name a file, or pipe it to a program").into());
         }
         let mut options = TarOptions::default();
-        options.compression = self.compress.unwrap_or_else(|| StreamCompression::of_path(&self.archive));
+        // Parsed here: what exists and is not supported has an exit code of its own.
+        options.compression = match &self.compress {
+            Some(name) => name.parse()?,
+            None => StreamCompression::of_path(&self.archive),
+        };
         options.level = self.level;
         options.filter = self.bulk.filter()?;
         (options.xattrs, options.acls, options.selinux) = (!self.no_xattrs, !self.no_xattrs, !self.no_xattrs);

@@ -5,7 +5,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::Window;
-use crate::block::{BlockDevice, Extent, ExtentKind, HostRange, Status, check_range, range_len};
+use crate::block::{
+    BlockDevice, Extent, ExtentKind, HostRange, Status, Survey, Surveyor, Sweep, check_range, range_len,
+};
 use crate::bytes::{to_u64, to_usize};
 use crate::error::Result;
 
@@ -37,6 +39,9 @@ pub(in crate::block) trait BlockMap: Send + Sync + Debug {
     /// The run at `at`, as far as one entry of the table tells; data lies inside the file. `at` is inside the disk, the
     /// run may pass its end.
     fn piece(&self, window: &mut Window, at: u64) -> Result<Run>;
+
+    /// As [`BlockDevice::audit`], for the table alone.
+    fn audit(&self, sweep: Sweep) -> Result<()>;
 }
 
 /// The disk is the beginning of the file.
@@ -46,6 +51,10 @@ pub(in crate::block) struct Identity;
 impl BlockMap for Identity {
     fn piece(&self, _window: &mut Window, at: u64) -> Result<Run> {
         Ok(Run { place: Place::Data(at), len: u64::MAX.saturating_sub(at) })
+    }
+
+    fn audit(&self, _sweep: Sweep) -> Result<()> {
+        Ok(())
     }
 }
 
@@ -100,6 +109,38 @@ impl<M: BlockMap> Mapped<M> {
         (at < end).then_some((parent, at..end))
     }
 
+    /// The extent of a run, unless the parent decides.
+    fn own_extent(&self, run: &Run) -> Result<Option<Extent>> {
+        match run.place {
+            Place::Zero => Ok(Some(Extent { kind: ExtentKind::Zero, len: run.len })),
+            Place::Data(host) => self.stored_extent(host, run.len).map(Some),
+            Place::Unallocated => Ok(None),
+        }
+    }
+
+    /// The status of a run, unless the parent decides.
+    fn own_status(&self, run: &Run) -> Result<Option<Status>> {
+        let own =
+            Status { len: run.len, kind: ExtentKind::Zero, depth: 0, allocated: true, compressed: false, offset: None };
+        match run.place {
+            Place::Zero => Ok(Some(own)),
+            Place::Data(host) => {
+                let data = Extent { kind: ExtentKind::Data, len: run.len };
+                let Extent { kind, len } = if self.fixed { self.stored_extent(host, run.len)? } else { data };
+                Ok(Some(Status { len, kind, offset: (!self.moved).then_some(host), ..own }))
+            }
+            Place::Unallocated => Ok(None),
+        }
+    }
+
+    /// The status of what neither this image nor a parent has. Past the end of a shorter parent its zeroes decide; without
+    /// one nothing could lie below, so the hole is this image's own.
+    fn nowhere(&self, len: u64) -> Status {
+        let below = self.parent.is_some();
+        let kind = if below { ExtentKind::Zero } else { ExtentKind::Hole };
+        Status { len, kind, depth: below.into(), allocated: true, compressed: false, offset: None }
+    }
+
     fn read_unallocated(&self, buf: &mut [u8], at: u64) -> Result<()> {
         let there = self.in_parent(at, to_u64(buf.len())).map(|(parent, range)| (parent, to_usize(range_len(&range))));
         let (parent, len) = match there {
@@ -146,13 +187,10 @@ impl<M: BlockMap> BlockDevice for Mapped<M> {
 
     fn next_extent(&self, range: Range<u64>) -> Result<Extent> {
         let run = self.some(&range)?;
-        match run.place {
-            Place::Zero => Ok(Extent { kind: ExtentKind::Zero, len: run.len }),
-            Place::Data(host) => self.stored_extent(host, run.len),
-            Place::Unallocated => match self.in_parent(range.start, run.len) {
-                Some((parent, range)) => parent.next_extent(range),
-                None => Ok(Extent { kind: ExtentKind::Hole, len: run.len }),
-            },
+        match (self.own_extent(&run)?, self.in_parent(range.start, run.len)) {
+            (Some(extent), _) => Ok(extent),
+            (None, Some((parent, range))) => parent.next_extent(range),
+            (None, None) => Ok(Extent { kind: ExtentKind::Hole, len: run.len }),
         }
     }
 
@@ -170,25 +208,81 @@ impl<M: BlockMap> BlockDevice for Mapped<M> {
 
     fn status(&self, range: Range<u64>) -> Result<Status> {
         let run = self.some(&range)?;
-        let own =
-            Status { len: run.len, kind: ExtentKind::Zero, depth: 0, allocated: true, compressed: false, offset: None };
-        match run.place {
-            Place::Zero => Ok(own),
-            Place::Data(host) => {
-                let data = Extent { kind: ExtentKind::Data, len: run.len };
-                let Extent { kind, len } = if self.fixed { self.stored_extent(host, run.len)? } else { data };
-                Ok(Status { len, kind, offset: (!self.moved).then_some(host), ..own })
+        match (self.own_status(&run)?, self.in_parent(range.start, run.len)) {
+            (Some(status), _) => Ok(status),
+            (None, Some((parent, range))) => Ok(parent.status(range)?.seen_from_above()),
+            (None, None) => Ok(self.nowhere(run.len)),
+        }
+    }
+
+    fn surveyor(&self) -> Option<Box<dyn Surveyor + '_>> {
+        Some(Box::new(Surveying { disk: self, window: Window::default(), run: None, parent: None }))
+    }
+
+    fn audit(&self, sweep: Sweep) -> Result<()> {
+        self.map.audit(sweep)?;
+        self.parent.as_ref().map_or(Ok(()), |parent| parent.audit(sweep))
+    }
+}
+
+/// A walk over the disk: one pass over the table, and over that of the parent.
+struct Surveying<'a, M> {
+    disk: &'a Mapped<M>,
+    window: Window,
+    /// The run that was found last and where it begins: of a long one over a parent only a part is used at a time.
+    run: Option<(u64, Run)>,
+    parent: Option<Survey<'a>>,
+}
+
+impl<'a, M: BlockMap> Surveying<'a, M> {
+    fn run(&mut self, range: &Range<u64>) -> Result<Run> {
+        let kept =
+            self.run.filter(|(start, run)| range.start >= *start && range.start.saturating_sub(*start) < run.len);
+        let (start, run) = match kept {
+            Some(kept) => kept,
+            None => {
+                let run = self.disk.run(&mut self.window, range.start..self.disk.size, u32::MAX)?;
+                self.run = Some((range.start, run));
+                (range.start, run)
             }
-            Place::Unallocated => match (self.in_parent(range.start, run.len), &self.parent) {
-                (Some((parent, range)), _) => {
-                    let below = parent.status(range)?;
-                    Ok(Status { depth: below.depth.saturating_add(1), ..below })
-                }
-                // Past the end of a shorter parent its zeroes decide.
-                (None, Some(_)) => Ok(Status { depth: 1, ..own }),
-                // Nothing could lie below, so the hole is this image's own.
-                (None, None) => Ok(Status { kind: ExtentKind::Hole, ..own }),
-            },
+        };
+        let skip = range.start.saturating_sub(start);
+        let place = match run.place {
+            Place::Data(host) => Place::Data(host.saturating_add(skip)),
+            other => other,
+        };
+        Ok(Run { place, len: run.len.saturating_sub(skip).min(range_len(range)) })
+    }
+
+    fn parent(&mut self, at: u64, len: u64) -> Option<(&mut Survey<'a>, Range<u64>)> {
+        let (parent, range) = self.disk.in_parent(at, len)?;
+        Some((self.parent.get_or_insert_with(|| Survey::new(parent)), range))
+    }
+}
+
+impl<M: BlockMap> Surveyor for Surveying<'_, M> {
+    fn next_extent(&mut self, range: Range<u64>) -> Result<Extent> {
+        let run = self.run(&range)?;
+        if let Some(extent) = self.disk.own_extent(&run)? {
+            return Ok(extent);
+        }
+        match self.parent(range.start, run.len) {
+            Some((parent, range)) => {
+                let extent = parent.extent(range.start)?;
+                Ok(Extent { len: extent.len.min(range_len(&range)), ..extent })
+            }
+            None => Ok(Extent { kind: ExtentKind::Hole, len: run.len }),
+        }
+    }
+
+    fn status(&mut self, range: Range<u64>) -> Result<Status> {
+        let run = self.run(&range)?;
+        if let Some(status) = self.disk.own_status(&run)? {
+            return Ok(status);
+        }
+        match self.parent(range.start, run.len) {
+            Some((parent, range)) => Ok(parent.status(range)?.seen_from_above()),
+            None => Ok(self.disk.nowhere(run.len)),
         }
     }
 }
@@ -210,6 +304,10 @@ mod tests {
                 block => Place::Data(40 - block * 10 + at % 10),
             };
             Ok(Run { place, len: 10 - at % 10 })
+        }
+
+        fn audit(&self, _sweep: Sweep) -> Result<()> {
+            Ok(())
         }
     }
 

@@ -32,6 +32,15 @@ impl Compression {
         }
     }
 
+    /// Bytes that the data of a cluster of `size` bytes has at least. Deflate repeats at most 258 bytes with two bits; a zstd
+    /// frame has 10 bytes, and 4 for each block of 128 KiB.
+    pub(super) fn least(self, size: u64) -> u64 {
+        match self {
+            Self::Zlib => size.div_euclid(1032).max(2),
+            Self::Zstd => size.wrapping_shr(17).saturating_mul(4).saturating_add(6),
+        }
+    }
+
     /// Reads the cluster's data from `file` and decompresses it into `cluster`, which is one cluster long.
     pub(super) fn read(self, file: &dyn BlockDevice, from: CompressedCluster, cluster: &mut [u8]) -> Result<()> {
         let len = from.len.min(file.size().saturating_sub(from.offset));

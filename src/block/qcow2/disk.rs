@@ -3,11 +3,15 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::audit;
 use super::cluster::{CompressedCluster, Layout, Mapping, Run};
 use super::compressed::Compression;
 use super::header::L1Table;
 use super::tables::{Tables, Walk};
-use crate::block::{BlockDevice, Extent, ExtentKind, HostRange, Lru, Status, check_range, range_len, read_or_zero};
+use crate::block::{
+    BlockDevice, Extent, ExtentKind, HostRange, Lru, Status, Survey, Surveyor, Sweep, check_range, range_len,
+    read_or_zero,
+};
 use crate::bytes::{to_u64, to_usize};
 use crate::error::Result;
 
@@ -38,6 +42,12 @@ pub(super) struct Disk {
     compression: Compression,
     /// Decompressed clusters, for reads of less than one; none where not even one fits.
     clusters: Option<Lru<CompressedCluster, Arc<[u8]>>>,
+}
+
+/// An extent, or the length of what lies below.
+enum Found {
+    Here(Extent),
+    Below(u64),
 }
 
 /// What a [`Disk`] is put together from.
@@ -136,18 +146,32 @@ impl Disk {
     pub(super) fn next_extent(&self, range: Range<u64>) -> Result<Extent> {
         check_range(self.size, range.start, to_usize(range_len(&range)))?;
         let mut walk = self.extent_walk();
-        let first = walk.run(range.clone())?;
+        match self.extent(range.clone(), &mut |range| walk.run(range))? {
+            Found::Here(extent) => Ok(extent),
+            Found::Below(len) => match self.backed(range.start, len) {
+                Some((backing, range)) => backing.next_extent(range),
+                None => Ok(Extent { kind: ExtentKind::Hole, len }),
+            },
+        }
+    }
+
+    /// The extent at the beginning of `range`, from runs that `run` finds.
+    fn extent(&self, range: Range<u64>, run: &mut dyn FnMut(Range<u64>) -> Result<Run>) -> Result<Found> {
+        let first = run(range.clone())?;
         let mut extent = match first.mapping {
-            Mapping::Unallocated => return self.backing_extent(range.start, first.len),
-            Mapping::Zero => return Ok(Extent { kind: ExtentKind::Zero, len: first.len }),
+            Mapping::Unallocated => return Ok(Found::Below(first.len)),
+            Mapping::Zero => return Ok(Found::Here(Extent { kind: ExtentKind::Zero, len: first.len })),
             Mapping::Host(_) | Mapping::Compressed(_) => self.stored_extent(&first)?,
         };
         // Stored clusters go on where the host offsets jump. A run that was cut short ended in a hole.
         let mut whole = extent.len == first.len;
-        while whole && walk.goes_on() {
+        for _ in 1..STEPS {
             let at = range.start.saturating_add(extent.len);
-            let next = match walk.run(at..range.end) {
-                Ok(run) if at < range.end && matches!(run.mapping, Mapping::Host(_) | Mapping::Compressed(_)) => run,
+            if !whole || at >= range.end {
+                break;
+            }
+            let next = match run(at..range.end) {
+                Ok(run) if matches!(run.mapping, Mapping::Host(_) | Mapping::Compressed(_)) => run,
                 _ => break,
             };
             let more = self.stored_extent(&next)?;
@@ -157,7 +181,7 @@ impl Disk {
             extent.len = extent.len.saturating_add(more.len);
             whole = more.len == next.len;
         }
-        Ok(extent)
+        Ok(Found::Here(extent))
     }
 
     fn extent_walk(&self) -> Walk<'_> {
@@ -179,13 +203,6 @@ impl Disk {
         Ok(Extent { kind, ..extent })
     }
 
-    fn backing_extent(&self, at: u64, len: u64) -> Result<Extent> {
-        match self.backed(at, len) {
-            Some((backing, range)) => backing.next_extent(range),
-            None => Ok(Extent { kind: ExtentKind::Hole, len }),
-        }
-    }
-
     /// The backing device and its part of `len` bytes at `at`, if it reaches that far.
     fn backed(&self, at: u64, len: u64) -> Option<(&Arc<dyn BlockDevice>, Range<u64>)> {
         let backing = self.backing.as_ref()?;
@@ -197,29 +214,46 @@ impl Disk {
     pub(super) fn status(&self, range: Range<u64>) -> Result<Status> {
         check_range(self.size, range.start, to_usize(range_len(&range)))?;
         let run = self.extent_walk().run(range.clone())?;
-        let stored = |extent: Extent, compressed, offset| Status {
-            len: extent.len,
-            kind: extent.kind,
-            depth: 0,
-            allocated: true,
-            compressed,
-            offset,
+        match (self.stored_status(&run)?, self.backed(range.start, run.len)) {
+            (Some(status), _) => Ok(status),
+            (None, Some((backing, range))) => Ok(backing.status(range)?.seen_from_above()),
+            // Past the end of its backing file an image is as without one.
+            (None, None) => Ok(Status::unallocated(run.len)),
+        }
+    }
+
+    /// The status of a run, unless what lies below decides.
+    fn stored_status(&self, run: &Run) -> Result<Option<Status>> {
+        let stored = |extent: Extent, compressed, offset| {
+            Some(Status { len: extent.len, kind: extent.kind, depth: 0, allocated: true, compressed, offset })
         };
         Ok(match run.mapping {
             Mapping::Zero => stored(Extent { kind: ExtentKind::Zero, len: run.len }, false, None),
             Mapping::Compressed(_) => stored(Extent { kind: ExtentKind::Data, len: run.len }, true, None),
             // What a whole run of clusters never stored is a preallocated image's; smaller holes are the host's affair.
             Mapping::Host(host) => {
-                let hole = self.stored_extent(&run)?;
+                let hole = self.stored_extent(run)?;
                 let kind = if hole.len == run.len { hole.kind } else { ExtentKind::Data };
                 stored(Extent { kind, len: run.len }, false, Some(host))
             }
-            Mapping::Unallocated => match self.backed(range.start, run.len) {
-                Some((backing, range)) => backing.status(range)?.seen_from_above(),
-                // Past the end of its backing file an image is as without one.
-                None => Status::unallocated(run.len),
-            },
+            Mapping::Unallocated => None,
         })
+    }
+
+    /// As [`BlockDevice::surveyor`].
+    pub(super) fn surveyor(&self) -> Surveying<'_> {
+        Surveying { disk: self, walk: self.tables.long_walk(), run: None, below: None }
+    }
+
+    /// As [`BlockDevice::audit`], for this image and those below it.
+    pub(super) fn audit(&self, sweep: Sweep) -> Result<()> {
+        self.tables.audit()?;
+        if sweep == Sweep::Read {
+            let mut walk = self.tables.long_walk();
+            let kind = (self.compression, self.tables.layout().cluster_size());
+            audit::clusters(&*self.data, self.size, self.tables.l1(), kind, &mut |range| walk.run(range))?;
+        }
+        self.backing.as_ref().map_or(Ok(()), |backing| backing.audit(sweep))
     }
 
     /// As [`BlockDevice::host_range`].
@@ -236,6 +270,70 @@ impl Disk {
                 backing.host_range(range)
             }
             Mapping::Zero | Mapping::Compressed(_) => None,
+        }
+    }
+}
+
+/// A walk over the disk: one pass over the tables, and over those of the images below.
+pub(super) struct Surveying<'a> {
+    disk: &'a Disk,
+    walk: Walk<'a>,
+    /// The run that was found last and where it begins. Over a backing file only as much of it is used at a time as the
+    /// backing file's next extent is long.
+    run: Option<(u64, Run)>,
+    below: Option<Survey<'a>>,
+}
+
+impl<'a> Surveying<'a> {
+    fn run(&mut self, range: Range<u64>) -> Result<Run> {
+        let kept =
+            self.run.filter(|(start, run)| range.start >= *start && range.start.saturating_sub(*start) < run.len);
+        let (start, run) = match kept {
+            Some(kept) => kept,
+            None => {
+                let found = self.walk.run(range.start..self.disk.size)?;
+                self.run = Some((range.start, found));
+                (range.start, found)
+            }
+        };
+        let skip = range.start.saturating_sub(start);
+        let mapping = match run.mapping {
+            Mapping::Host(host) => Mapping::Host(host.saturating_add(skip)),
+            other => other,
+        };
+        Ok(Run { mapping, len: run.len.saturating_sub(skip).min(range_len(&range)) })
+    }
+
+    /// The backing file's part of `len` bytes at `at`, and what to ask it with.
+    fn below(&mut self, at: u64, len: u64) -> Option<(&mut Survey<'a>, Range<u64>)> {
+        let (backing, range) = self.disk.backed(at, len)?;
+        Some((self.below.get_or_insert_with(|| Survey::new(backing)), range))
+    }
+}
+
+impl Surveyor for Surveying<'_> {
+    fn next_extent(&mut self, range: Range<u64>) -> Result<Extent> {
+        let disk = self.disk;
+        match disk.extent(range.clone(), &mut |range| self.run(range))? {
+            Found::Here(extent) => Ok(extent),
+            Found::Below(len) => match self.below(range.start, len) {
+                Some((below, range)) => {
+                    let extent = below.extent(range.start)?;
+                    Ok(Extent { len: extent.len.min(range_len(&range)), ..extent })
+                }
+                None => Ok(Extent { kind: ExtentKind::Hole, len }),
+            },
+        }
+    }
+
+    fn status(&mut self, range: Range<u64>) -> Result<Status> {
+        let run = self.run(range.clone())?;
+        if let Some(status) = self.disk.stored_status(&run)? {
+            return Ok(status);
+        }
+        match self.below(range.start, run.len) {
+            Some((below, range)) => Ok(below.status(range)?.seen_from_above()),
+            None => Ok(Status::unallocated(run.len)),
         }
     }
 }

@@ -20,6 +20,7 @@
 //! An image that is marked dirty or corrupt is read: those marks concern writers. Where QEMU ignores reserved bits they
 //! are ignored; offsets that are not aligned, or that begin past the end of the file, are not.
 
+mod audit;
 mod bitmaps;
 mod check;
 mod cluster;
@@ -48,7 +49,6 @@ use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
-pub use self::check::Findings;
 use self::cluster::Layout;
 use self::disk::{Disk, Parts};
 pub use self::edit::Editor;
@@ -58,12 +58,13 @@ pub use self::repair::Repair;
 use self::snapshots::Snapshot;
 pub use self::writable::WritableQcow2;
 pub(crate) use self::writer::writer;
+use super::check::Findings;
 use super::gate::{Reference, ReferenceKind};
 use super::info::FormatSpecific;
 use super::open::OpenContext;
 use super::probe::ImageFormat;
 use super::writable::Resizable;
-use super::{BlockDevice, Extent, HostRange, ImageInfo, Status, WritableFile, read_vec};
+use super::{BlockDevice, Extent, HostRange, ImageInfo, Status, Surveyor, Sweep, WritableFile, read_vec};
 use crate::bytes::{Record, to_usize};
 use crate::error::{Error, Result};
 use crate::limits;
@@ -274,5 +275,13 @@ impl BlockDevice for Qcow2 {
 
     fn status(&self, range: Range<u64>) -> Result<Status> {
         self.disk()?.status(range)
+    }
+
+    fn surveyor(&self) -> Option<Box<dyn Surveyor + '_>> {
+        self.disk.as_ref().map(|disk| -> Box<dyn Surveyor + '_> { Box::new(disk.surveyor()) })
+    }
+
+    fn audit(&self, sweep: Sweep) -> Result<()> {
+        self.disk()?.audit(sweep)
     }
 }

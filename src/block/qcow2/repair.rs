@@ -14,9 +14,10 @@
 use std::sync::Arc;
 
 use super::FORMAT;
-use super::check::{Examined, Findings, copied_flags, examine};
+use super::check::{Examined, copied_flags, examine};
 use super::header::{AUTOCLEAR_AT, CORRUPT, DIRTY, INCOMPATIBLE_AT, RAW_DATA_FILE};
 use super::refcounts::{Metadata, Refcounts, Width};
+use crate::block::Findings;
 use crate::block::writable::Resizable;
 use crate::bytes::{to_u64, to_usize};
 use crate::error::{Error, Result};

@@ -14,6 +14,7 @@
 use std::ops::Range;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use super::audit;
 use super::cluster::{COMPRESSED, COPIED, CompressedCluster, Mapping, OFFSET, SUBCLUSTER_BITS, ZERO};
 use super::header::{self, Header};
 use super::snapshots;
@@ -24,7 +25,7 @@ use crate::block::open::OpenContext;
 use crate::block::probe::ImageFormat;
 use crate::block::read_or_zero;
 use crate::block::writable::Resizable;
-use crate::block::{BlockDevice, BlockWrite, Extent, ExtentKind, Lru, check_range, range_len, read_vec};
+use crate::block::{BlockDevice, BlockWrite, Extent, ExtentKind, Lru, Sweep, check_range, range_len, read_vec};
 use crate::bytes::{Record, to_u64, to_usize};
 use crate::error::{Error, Result};
 
@@ -538,6 +539,16 @@ impl BlockDevice for WritableQcow2 {
                 _ => of(ExtentKind::Hole),
             },
         }
+    }
+
+    /// Tables have been held against one another when the image was opened.
+    fn audit(&self, sweep: Sweep) -> Result<()> {
+        if sweep == Sweep::Read {
+            let state = self.read();
+            let (file, kind) = (state.data_file(), (state.header.compression, state.cluster_size()));
+            audit::clusters(&**file, self.size, state.header.l1, kind, &mut |range| state.run(range))?;
+        }
+        self.backing.as_ref().map_or(Ok(()), |backing| backing.audit(sweep))
     }
 }
 

@@ -17,7 +17,7 @@
 //! | 376 | 4 | block size | bytes, a power of two from 4 KiB to 256 MiB |
 //! | 380 | 4 | block extra size | 0; refused: bytes before each block |
 //! | 384 | 4 | blocks in image | no fewer than the disk needs |
-//! | 388 | 4 | blocks allocated | ignored |
+//! | 388 | 4 | blocks allocated | ignored, but for a check |
 //! | 392 | 16 | UUID of the image | ignored |
 //! | 408 | 16 | UUID of its last modification | ignored |
 //! | 424 | 16 | UUID of the parent | all zero; refused: anything else |
@@ -45,6 +45,7 @@ pub(super) struct Header {
     pub(super) size: u64,
     pub(super) block_size: u64,
     pub(super) blocks: u64,
+    pub(super) allocated: u64,
 }
 
 /// Reads the header and holds its table against the file.
@@ -105,9 +106,10 @@ fn parse(record: &Record<'_>) -> Result<Header> {
         return Err(Error::unsupported(FORMAT, "extra bytes before each block"));
     }
     let (disk_size, block_size, blocks) = (record.le64(368)?, u64::from(block_size), u64::from(record.le32(384)?));
+    let allocated = record.le32(388)?.into();
     let room = blocks.saturating_mul(block_size);
     match disk_size.checked_next_multiple_of(SECTOR) {
-        Some(size) if size <= room => Ok(Header { image_type, block_map, data, size, block_size, blocks }),
+        Some(size) if size <= room => Ok(Header { image_type, block_map, data, size, block_size, blocks, allocated }),
         _ => Err(record.corrupt("disk size", 368, disk_size, format!("at most the {room} bytes of its blocks"))),
     }
 }

@@ -23,9 +23,10 @@ mod writer;
 use std::sync::Arc;
 
 use super::blocks::{BitOrder, BlockMap, Entries, Identity, Mapped, Place, Run, SectorBitmaps, Width, Window};
+use super::claims::Claims;
 use super::gate::{Reference, ReferenceKind};
 use super::open::OpenContext;
-use super::{BlockDevice, ImageFormat, ImageInfo};
+use super::{BlockDevice, ImageFormat, ImageInfo, Sweep};
 use crate::bytes::{div_rem, uuid_text};
 use crate::error::{Error, Result};
 
@@ -85,7 +86,7 @@ impl Opened {
         let block_size = header.block_size;
         // A bit for each sector, to whole sectors.
         let bitmap_size = block_size.div_euclid(SECTOR).div_ceil(8).next_multiple_of(SECTOR);
-        let map = Map { entries, bitmaps, size, block_size, bitmap_size, file_size: file.size() };
+        let map = Map { entries, bitmaps, size, block_size, bitmap_size, file: Arc::clone(&file) };
         let disk = Arc::new(Mapped { size, file, parent, map, fixed: false, moved: false });
         Ok(Self { disk, block_size: Some(block_size), unique_id, parent: name })
     }
@@ -115,7 +116,7 @@ struct Map {
     size: u64,
     block_size: u64,
     bitmap_size: u64,
-    file_size: u64,
+    file: Arc<dyn BlockDevice>,
 }
 
 impl BlockMap for Map {
@@ -129,9 +130,9 @@ impl BlockMap for Map {
         let bitmap = entry.saturating_mul(SECTOR);
         let data = bitmap.saturating_add(self.bitmap_size);
         let needed = self.size.saturating_sub(at.saturating_sub(within)).min(self.block_size);
-        if data.saturating_add(needed) > self.file_size {
+        if data.saturating_add(needed) > self.file.size() {
             let (position, expected) =
-                (self.entries.position(block), format!("a block inside {} bytes", self.file_size));
+                (self.entries.position(block), format!("a block inside {} bytes", self.file.size()));
             return Err(Error::corrupt(FORMAT, "BAT entry", position, entry, expected));
         }
         let place = Place::Data(data.saturating_add(within));
@@ -140,5 +141,17 @@ impl BlockMap for Map {
         let (own, sectors) = bitmaps.run(bitmap, sector, len.div_ceil(SECTOR))?;
         let len = sectors.saturating_mul(SECTOR).saturating_sub(skip).min(len);
         Ok(Run { place: if own { place } else { Place::Unallocated }, len })
+    }
+
+    /// Of a table that was not stored every entry is 0, which would be the first sector.
+    fn audit(&self, _sweep: Sweep) -> Result<()> {
+        self.entries.refuse_unstored(FORMAT, "BAT entry")?;
+        let mut claims = Claims::new(&*self.file, FORMAT, "BAT", self.entries.position(0))?;
+        self.entries.for_each_stored(&mut |_, entry| {
+            let start = entry.saturating_mul(SECTOR);
+            let end = start.saturating_add(self.bitmap_size).saturating_add(self.block_size);
+            if entry == UNALLOCATED { Ok(()) } else { claims.add(start..end) }
+        })?;
+        claims.finish()
     }
 }

@@ -26,6 +26,7 @@
 //! The parent is opened through the caller's gate by its relative path, and its DataWriteGuid must be the one that this
 //! image was made over. Refused by name: other versions, unknown required regions and metadata items.
 
+mod check;
 mod header;
 mod log;
 mod metadata;
@@ -35,12 +36,14 @@ mod writer;
 use std::sync::Arc;
 
 use super::blocks::{self, BitOrder, BlockMap, Entries, Mapped, Place, Run, SectorBitmaps, Width, Window};
+use super::claims::Claims;
 use super::gate::{Reference, ReferenceKind};
 use super::open::OpenContext;
-use super::{BlockDevice, ImageFormat, ImageInfo};
+use super::{BlockDevice, ImageFormat, ImageInfo, Sweep};
 use crate::bytes::{div_rem, uuid_text};
 use crate::error::{Error, Result};
 
+pub(crate) use check::check;
 pub(crate) use writer::writer;
 
 use header::MIB;
@@ -95,10 +98,7 @@ impl Opened {
         let Metadata { block_size, size, sector_size, parent: locator } = metadata::read(&file, regions.metadata)?;
         let chunk_ratio = CHUNK_SECTORS.saturating_mul(sector_size).checked_div(block_size).unwrap_or(1);
         let count = entries(size, block_size, chunk_ratio, locator.is_some());
-        if count.saturating_mul(8) > regions.bat.length {
-            let (found, expected) = (regions.bat.length, format!("room for {count} entries"));
-            return Err(Error::corrupt(FORMAT, "BAT length", regions.bat.offset, found, expected));
-        }
+        bat_length(count, regions.bat)?;
         let parent = match &locator {
             Some(locator) if context.follow => Some(open_parent(locator, context)?),
             _ => None,
@@ -111,12 +111,21 @@ impl Opened {
             block_size,
             sector_size,
             chunk_ratio,
-            file_size: file.size(),
+            file: Arc::clone(&file),
         };
         let disk = Arc::new(Mapped { size, file, parent, map, fixed: false, moved });
         let parent = locator.map(|locator| locator.path);
         Ok(Self { disk, block_size, data_write_guid: header.data_write_guid, parent })
     }
+}
+
+/// Holds the region of the BAT against the `count` entries that the disk needs.
+fn bat_length(count: u64, bat: header::Region) -> Result<()> {
+    if count.saturating_mul(8) <= bat.length {
+        return Ok(());
+    }
+    let (found, expected) = (bat.length, format!("room for {count} entries"));
+    Err(Error::corrupt(FORMAT, "BAT length", bat.offset, found, expected))
 }
 
 /// Entries of the BAT: [MS-VHDX] 2.5. The bitmaps of disks without a parent have entries too, but not behind the last block.
@@ -156,18 +165,31 @@ struct Map {
     block_size: u64,
     sector_size: u64,
     chunk_ratio: u64,
-    file_size: u64,
+    file: Arc<dyn BlockDevice>,
 }
 
 impl Map {
     /// The place that entry `index` gives to something of `needed` bytes.
     fn place(&self, index: u64, entry: u64, needed: u64) -> Result<u64> {
         let offset = entry & !(MIB - 1);
-        if offset >= MIB && offset.saturating_add(needed) <= self.file_size {
+        if offset >= MIB && offset.saturating_add(needed) <= self.file.size() {
             return Ok(offset);
         }
-        let expected = format!("{needed} bytes inside the file of {}", self.file_size);
+        let expected = format!("{needed} bytes inside the file of {}", self.file.size());
         Err(Error::corrupt(FORMAT, "BAT entry", self.entries.position(index), format!("{entry:#x}"), expected))
+    }
+
+    /// The block of the first entry after `index`, which says "not present", that was ever stored; what was not says the
+    /// same. Asked at the beginning of a slice of the table only: that is often enough to get over long holes.
+    fn first_stored_block(&self, index: u64) -> u64 {
+        const ASK_EVERY: u64 = 512;
+        if !index.is_multiple_of(ASK_EVERY) {
+            return 0;
+        }
+        // What is wrong with the file is for whoever reads it.
+        let next = self.entries.unstored_until(index).unwrap_or(index);
+        let (chunks, rest) = div_rem(next, self.chunk_ratio.saturating_add(1));
+        chunks.saturating_mul(self.chunk_ratio).saturating_add(rest)
     }
 
     /// Where the bitmap of `chunk` begins.
@@ -196,7 +218,10 @@ impl BlockMap for Map {
         let index = block.saturating_add(chunk);
         let entry = self.entries.get(window, index)?;
         match (entry & 7, &self.bitmaps) {
-            (NOT_PRESENT, _) => return Ok(Run { place: Place::Unallocated, len }),
+            (NOT_PRESENT, _) => {
+                let end = self.first_stored_block(index).saturating_mul(self.block_size);
+                return Ok(Run { place: Place::Unallocated, len: len.max(end.saturating_sub(at)) });
+            }
             (1..=3 | 5, _) => return Ok(Run { place: Place::Zero, len }),
             (FULLY_PRESENT, _) | (PARTIALLY_PRESENT, Some(_)) => {}
             (state, _) => {
@@ -214,6 +239,22 @@ impl BlockMap for Map {
             bitmaps.run(self.bitmap(chunk)?, sector, div_rem(len.saturating_add(skip), self.sector_size).0)?;
         let len = sectors.saturating_mul(self.sector_size).saturating_sub(skip).min(len);
         Ok(Run { place: if own { place } else { Place::Unallocated }, len })
+    }
+
+    fn audit(&self, _sweep: Sweep) -> Result<()> {
+        let mut claims = Claims::new(&*self.file, FORMAT, "BAT", self.entries.position(0))?;
+        let chunk = self.chunk_ratio.saturating_add(1);
+        self.entries.for_each_stored(&mut |index, entry| {
+            let is_bitmap = div_rem(index, chunk).1 == self.chunk_ratio;
+            let offset = entry & !(MIB - 1);
+            match entry & 7 {
+                FULLY_PRESENT | PARTIALLY_PRESENT if !is_bitmap => {
+                    claims.add(offset..offset.saturating_add(self.block_size))
+                }
+                _ => Ok(()),
+            }
+        })?;
+        claims.finish()
     }
 }
 

@@ -13,6 +13,7 @@
 //! [`ImageInfo::read`](super::ImageInfo::read). Refused by name: ESX sparse extents (COWD, seSparse), raw devices,
 //! encryption.
 
+mod check;
 mod descriptor;
 mod grain;
 mod header;
@@ -27,17 +28,18 @@ use super::gate::{Reference, ReferenceKind};
 use super::info::VmdkExtentInfo;
 use super::open::OpenContext;
 use super::{
-    BlockDevice, Extent, ExtentKind, FormatSpecific, HostRange, ImageFormat, ImageInfo, Slice, Status, check_range,
-    range_len, read_vec,
+    BlockDevice, Extent, ExtentKind, FormatSpecific, HostRange, ImageFormat, ImageInfo, Slice, Status, Surveyor, Sweep,
+    check_range, range_len, read_vec,
 };
 use crate::bytes::{to_u64, to_usize};
 use crate::error::{Error, Result};
 use crate::limits;
 
+pub(crate) use check::check;
 pub(crate) use writer::writer;
 
 use descriptor::{Descriptor, ExtentLine, ExtentType, NO_PARENT};
-use sparse::{Caches, Place, Sparse};
+use sparse::{Caches, Held, Place, Sparse};
 
 const FORMAT: &str = "vmdk";
 
@@ -159,11 +161,11 @@ impl Vmdk {
     }
 
     /// Reads the beginning of `buf` and tells how many bytes it was.
-    fn read_some(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
+    fn read_some(&self, held: &mut Held, buf: &mut [u8], offset: u64) -> Result<usize> {
         let Found { part, range } = self.find(&(offset..offset.saturating_add(to_u64(buf.len()))))?;
         let (place, len) = match &part.source {
             Source::Sparse(sparse) => {
-                let run = sparse.run(&self.caches, range.clone())?;
+                let run = sparse.run(&self.caches, held, range.clone())?;
                 (run.place, run.len)
             }
             Source::Flat(_) => (Place::Data(range.start), range_len(&range)),
@@ -185,27 +187,12 @@ impl Vmdk {
     }
 }
 
-impl BlockDevice for Vmdk {
-    fn size(&self) -> u64 {
-        self.size
-    }
-
-    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        check_range(self.size, offset, buf.len())?;
-        let (mut rest, mut at) = (buf, offset);
-        while !rest.is_empty() {
-            let done = self.read_some(rest, at)?;
-            at = at.saturating_add(to_u64(done.max(1)));
-            rest = rest.get_mut(done.max(1)..).unwrap_or_default();
-        }
-        Ok(())
-    }
-
-    fn next_extent(&self, range: Range<u64>) -> Result<Extent> {
+impl Vmdk {
+    fn extent(&self, held: &mut Held, range: Range<u64>) -> Result<Extent> {
         let found = self.find(&range)?;
         match &found.part.source {
             Source::Sparse(sparse) => {
-                let run = sparse.run(&self.caches, found.range)?;
+                let run = sparse.kept_run(&self.caches, held, found.range)?;
                 let len = run.len;
                 Ok(match run.place {
                     Place::Zero => Extent { kind: ExtentKind::Zero, len },
@@ -222,7 +209,7 @@ impl BlockDevice for Vmdk {
         }
     }
 
-    fn status(&self, range: Range<u64>) -> Result<Status> {
+    fn status_of(&self, held: &mut Held, range: Range<u64>) -> Result<Status> {
         let found = self.find(&range)?;
         let stored = |Extent { kind, len }, compressed, offset| Status {
             len,
@@ -234,7 +221,7 @@ impl BlockDevice for Vmdk {
         };
         match &found.part.source {
             Source::Sparse(sparse) => {
-                let run = sparse.run(&self.caches, found.range)?;
+                let run = sparse.kept_run(&self.caches, held, found.range)?;
                 let data = Extent { kind: ExtentKind::Data, len: run.len };
                 Ok(match run.place {
                     Place::Zero => stored(Extent { kind: ExtentKind::Zero, len: run.len }, false, None),
@@ -251,12 +238,69 @@ impl BlockDevice for Vmdk {
             Source::Closed => Err(closed()),
         }
     }
+}
+
+/// A walk over the disk that stays in a grain table as long as it can.
+struct Surveying<'a> {
+    disk: &'a Vmdk,
+    held: Held,
+}
+
+impl Surveyor for Surveying<'_> {
+    fn next_extent(&mut self, range: Range<u64>) -> Result<Extent> {
+        self.disk.extent(&mut self.held, range)
+    }
+
+    fn status(&mut self, range: Range<u64>) -> Result<Status> {
+        self.disk.status_of(&mut self.held, range)
+    }
+}
+
+impl BlockDevice for Vmdk {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        check_range(self.size, offset, buf.len())?;
+        let (mut rest, mut at) = (buf, offset);
+        let mut held = Held::default();
+        while !rest.is_empty() {
+            let done = self.read_some(&mut held, rest, at)?;
+            at = at.saturating_add(to_u64(done.max(1)));
+            rest = rest.get_mut(done.max(1)..).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    fn next_extent(&self, range: Range<u64>) -> Result<Extent> {
+        self.extent(&mut Held::default(), range)
+    }
+
+    fn status(&self, range: Range<u64>) -> Result<Status> {
+        self.status_of(&mut Held::default(), range)
+    }
+
+    fn surveyor(&self) -> Option<Box<dyn Surveyor + '_>> {
+        Some(Box::new(Surveying { disk: self, held: Held::default() }))
+    }
+
+    fn audit(&self, sweep: Sweep) -> Result<()> {
+        for part in &self.parts {
+            match &part.source {
+                Source::Sparse(sparse) => sparse.audit(&self.caches, sweep)?,
+                Source::Flat(device) => device.audit(sweep)?,
+                Source::Zero | Source::Closed => {}
+            }
+        }
+        self.parent.as_ref().map_or(Ok(()), |parent| parent.audit(sweep))
+    }
 
     fn host_range(&self, range: Range<u64>) -> Option<HostRange<'_>> {
         let found = self.find(&range).ok()?;
         match &found.part.source {
             Source::Sparse(sparse) => {
-                let run = sparse.run(&self.caches, found.range).ok()?;
+                let run = sparse.run(&self.caches, &mut Held::default(), found.range).ok()?;
                 match run.place {
                     Place::Data(offset) => sparse.file().host_range(sparse.in_file(offset, run.len)),
                     Place::Unallocated => {

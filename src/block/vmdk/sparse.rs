@@ -17,7 +17,8 @@ use std::sync::Arc;
 use super::FORMAT;
 use super::grain::Inflaters;
 use super::header::{Header, SECTOR};
-use crate::block::{BlockDevice, Lru, read_vec};
+use crate::block::claims::{Claims, is_hole};
+use crate::block::{BlockDevice, Lru, Sweep, range_len, read_vec};
 use crate::bytes::{to_u64, to_usize};
 use crate::error::{Error, Result};
 
@@ -26,6 +27,8 @@ const TABLES_BYTES: usize = 8 << 20;
 const TABLE_BYTES: usize = 2048;
 /// Bytes of unpacked grains kept in memory.
 const GRAINS_BYTES: u64 = 16 << 20;
+/// Entries of a directory from which on it is worth asking for tables in holes.
+const MANY_TABLES: u64 = 1 << 12;
 /// Bytes of the directory read at once.
 const DIRECTORY_CHUNK: u64 = 64 << 10;
 
@@ -57,6 +60,16 @@ struct GrainTable {
     entries: Arc<[u32]>,
     /// All entries are equal and say that there is nothing to read, so that the table can be passed over at once.
     empty: bool,
+}
+
+/// What somebody who goes through the disk has in hand.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    /// The table, by the extent's number and its own.
+    table: Option<((usize, u64), Option<GrainTable>)>,
+    /// The run that was found last, with the extent's number and where it begins: of a long one over a parent only a part is
+    /// used at a time.
+    run: Option<(usize, u64, Run)>,
 }
 
 /// An open sparse extent.
@@ -121,6 +134,14 @@ impl Sparse {
             None | Some(0) => return Ok(None),
             Some(&sector) => sector,
         };
+        let start = u64::from(sector).saturating_mul(SECTOR);
+        if self.many_tables() {
+            // A table in a hole of the file is all zero; a small file can have room for millions of them.
+            let end = start.saturating_add(u64::from(self.header.gtes_per_gt).saturating_mul(4));
+            if end <= self.file.size() && is_hole(&*self.file, start..end)? {
+                return Ok(None);
+            }
+        }
         let read = || {
             let (start, len) =
                 (u64::from(sector).saturating_mul(SECTOR), u64::from(self.header.gtes_per_gt).saturating_mul(4));
@@ -136,6 +157,84 @@ impl Sparse {
             Ok(GrainTable { entries, empty })
         };
         caches.tables.get_or_read((self.number, sector), read).map(Some)
+    }
+
+    /// The same, in hand for as long as the questions stay in one table.
+    fn held_table<'h>(&self, caches: &Caches, held: &'h mut Held, index: u64) -> Result<Option<&'h GrainTable>> {
+        let key = (self.number, index);
+        if held.table.as_ref().is_none_or(|(holds, _)| *holds != key) {
+            held.table = Some((key, self.table(caches, index)?));
+        }
+        Ok(held.table.as_ref().and_then(|(_, table)| table.as_ref()))
+    }
+
+    fn many_tables(&self) -> bool {
+        to_u64(self.directory.len()) > MANY_TABLES
+    }
+
+    /// As [`BlockDevice::audit`]. Two directory entries for one table are refused: no writer does that. A compressed grain
+    /// says itself where on the disk it is, so that nobody reads it for another.
+    pub(super) fn audit(&self, caches: &Caches, sweep: Sweep) -> Result<()> {
+        let mut tables: Vec<u32> = self.directory.iter().copied().filter(|&sector| sector != 0).collect();
+        tables.sort_unstable();
+        if let Some([table, _]) = tables.windows(2).find(|pair| matches!(pair, [one, next] if one == next)) {
+            let twice = self.directory.iter().rposition(|sector| sector == table).map_or(0, to_u64);
+            let at = self.header.grain_directory.saturating_add(twice.saturating_mul(4));
+            let found = format!("sector {table}, which another entry names");
+            return Err(Error::corrupt(FORMAT, "grain directory entry", at, found, "a table of its own"));
+        }
+        drop(tables);
+        if sweep == Sweep::Map || self.header.compressed {
+            return Ok(());
+        }
+        let mut claims = Claims::new(&*self.file, FORMAT, "grain tables", self.header.grain_directory)?;
+        let (mut held, mut at) = (Held::default(), 0);
+        while at < self.header.capacity {
+            // What is wrong with a table is for whoever asks for its bytes.
+            let Ok(run) = self.run(caches, &mut held, at..self.header.capacity) else { break };
+            if let Place::Data(offset) = run.place {
+                claims.add(offset..offset.saturating_add(run.len))?;
+            }
+            at = at.saturating_add(run.len.max(1));
+        }
+        claims.finish()
+    }
+
+    /// How many directory entries name a table that another one names.
+    pub(super) fn shared_tables(&self) -> u64 {
+        let mut tables: Vec<u32> = self.directory.iter().copied().filter(|&sector| sector != 0).collect();
+        tables.sort_unstable();
+        to_u64(tables.windows(2).filter(|pair| matches!(pair, [one, next] if one == next)).count())
+    }
+
+    /// Calls `visit` with the place of each grain that has one, or what is wrong with its entry or its table; a table that
+    /// is named again is not gone through again.
+    pub(super) fn for_each_grain(
+        &self,
+        caches: &Caches,
+        visit: &mut dyn FnMut(Result<Place>) -> Result<()>,
+    ) -> Result<()> {
+        let mut order: Vec<u32> = (0u32..).take(self.directory.len()).collect();
+        let sector = |index: &u32| self.directory.get(to_usize((*index).into())).copied().unwrap_or(0);
+        order.sort_unstable_by_key(sector);
+        let mut last = 0;
+        for index in order {
+            let table = sector(&index);
+            if table == std::mem::replace(&mut last, table) {
+                continue;
+            }
+            match self.table(caches, index.into()) {
+                Err(error) => visit(Err(error))?,
+                Ok(None) => {}
+                Ok(Some(GrainTable { empty: true, .. })) => {}
+                Ok(Some(table)) => {
+                    for (within, entry) in (0u64..).zip(table.entries.iter()) {
+                        visit(self.place(*entry, index.into(), within))?;
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     /// What table entry `entry` of directory entry `index` says.
@@ -158,7 +257,7 @@ impl Sparse {
 
     /// The run that begins at `range.start`. Grains that follow one another in the file, or are all unallocated or all
     /// zero, make one run; a compressed grain is a run of its own. `range` lies inside the extent and is not empty.
-    pub(super) fn run(&self, caches: &Caches, range: Range<u64>) -> Result<Run> {
+    pub(super) fn run(&self, caches: &Caches, held: &mut Held, range: Range<u64>) -> Result<Run> {
         let grain_size = self.header.grain_size;
         let per_table = u64::from(self.header.gtes_per_gt);
         let mut grain = range.start.checked_div(grain_size).unwrap_or(0);
@@ -170,14 +269,13 @@ impl Sparse {
         'tables: while end < range.end {
             let index = grain.checked_div(per_table).unwrap_or(0);
             let within = grain.checked_rem(per_table).unwrap_or(0);
-            let table = match self.table(caches, index) {
+            let table = match self.held_table(caches, held, index) {
                 Err(error) if first.is_none() => return Err(error),
                 // The next call meets the error.
                 Err(_) => break,
                 Ok(table) => table,
             };
             let rest = per_table.saturating_sub(within);
-            let table = table.as_ref();
             let whole = table.is_none_or(|table| table.empty);
             let entries = table.and_then(|table| table.entries.get(to_usize(within)..)).unwrap_or_default();
             let at_once = whole.then(|| (entries.first().copied().unwrap_or(0), rest));
@@ -210,6 +308,27 @@ impl Sparse {
             other => other,
         };
         Ok(Run { place, len })
+    }
+
+    /// The same for somebody who may have been given the beginning of this run before.
+    pub(super) fn kept_run(&self, caches: &Caches, held: &mut Held, range: Range<u64>) -> Result<Run> {
+        let kept = held.run.filter(|(number, start, run)| {
+            *number == self.number && range.start.checked_sub(*start).is_some_and(|skip| skip < run.len)
+        });
+        let (start, run) = match kept {
+            Some((_, start, run)) => (start, run),
+            None => {
+                let run = self.run(caches, held, range.clone())?;
+                held.run = Some((self.number, range.start, run));
+                (range.start, run)
+            }
+        };
+        let skip = range.start.saturating_sub(start);
+        let place = match run.place {
+            Place::Data(offset) => Place::Data(offset.saturating_add(skip)),
+            other => other,
+        };
+        Ok(Run { place, len: run.len.saturating_sub(skip).min(range_len(&range)) })
     }
 
     /// The part of a run of data that the file has; after it the file ends.

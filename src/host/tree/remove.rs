@@ -96,7 +96,7 @@ mod tests {
         symlink("../../kept.d", tree.join("a/link")).unwrap();
         symlink("../kept", tree.join("link")).unwrap();
         for closed in ["a/b/c", "a/b", "a"] {
-            std::fs::set_permissions(tree.join(closed), std::fs::Permissions::from_mode(0)).unwrap();
+            std::fs::set_permissions(tree.join(closed), std::fs::Permissions::from_mode(0o0)).unwrap();
         }
         let parent = std::fs::File::open(dir.path()).unwrap();
         remove_tree(parent.as_fd(), b"tree").unwrap();

@@ -14,7 +14,7 @@ use super::super::zero::{for_each_run, is_zero};
 use super::Converted;
 use super::plan::{CLONE_ALIGNMENT, Cut, Item, Plan, Work};
 use super::target::Target;
-use crate::block::{BlockDevice, ExtentKind, Pack, Placed, Zeroes, read_or_zero};
+use crate::block::{BlockDevice, ExtentKind, Pack, Placed, Sweep, Zeroes, read_or_zero};
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::Progress;
 
@@ -52,6 +52,8 @@ enum What {
 
 /// Copies everything and tells how much was what.
 pub(super) fn run(job: &Job<'_>) -> Result<Converted> {
+    job.source.audit(Sweep::Read)?;
+    job.below.map_or(Ok(()), |below| below.audit(Sweep::Read))?;
     let cut = Cut {
         unit: job.target.unit(),
         clone: job.clone && job.target.packer().is_none() && job.below.is_none() && can_clone(job)?,

@@ -188,7 +188,8 @@ fn verify(
 ) -> Result<()> {
     files.settle()?;
     let gate = files.gate(Arc::clone(&options.gate));
-    let written = block::open(&files.path(), &OpenOptions { format: Some(new.format), gate, snapshot: None })?;
+    let open = OpenOptions { format: Some(new.format), gate, ..OpenOptions::default() };
+    let written = block::open(&files.path(), &open)?;
     let compared = compare::compare(source, &written.device, &CompareOptions::default(), progress)?;
     match compared {
         Comparison::Same => Ok(()),

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::super::zero::round_up;
-use crate::block::{BlockDevice, ExtentKind};
+use crate::block::{BlockDevice, ExtentKind, Survey};
 use crate::error::Result;
 
 /// Bytes that are read and written at a time, so that a thread's buffer stays in the processor's cache on its way from
@@ -55,28 +55,24 @@ pub(super) struct Cut {
 /// Cuts the source into items.
 pub(super) struct Plan<'a> {
     source: &'a dyn BlockDevice,
+    survey: Survey<'a>,
     cut: Cut,
     at: u64,
     tickets: u64,
-    /// The extent that was asked for last; items are smaller than extents.
-    extent: (Range<u64>, ExtentKind),
     /// Bytes that were passed over since the last item, for progress.
     pub passed: u64,
 }
 
 impl<'a> Plan<'a> {
     pub(super) fn new(source: &'a dyn BlockDevice, cut: Cut) -> Self {
-        Self { source, cut, at: 0, tickets: 0, extent: (0..0, ExtentKind::Hole), passed: 0 }
+        Self { source, survey: Survey::new(source), cut, at: 0, tickets: 0, passed: 0 }
     }
 
     /// The extent around `at`, from `at` on.
     fn extent(&mut self, at: u64) -> Result<(Range<u64>, ExtentKind)> {
-        if !self.extent.0.contains(&at) {
-            let found = self.source.next_extent(at..self.source.size())?;
-            self.extent = (at..at.saturating_add(found.len.max(1)).min(self.source.size()), found.kind);
-        }
-        let (run, kind) = &self.extent;
-        Ok((at..run.end, if self.cut.read_all { ExtentKind::Data } else { *kind }))
+        let found = self.survey.extent(at)?;
+        let end = at.saturating_add(found.len).min(self.source.size());
+        Ok((at..end, if self.cut.read_all { ExtentKind::Data } else { found.kind }))
     }
 
     /// Where the whole units of `run`, which begins at a unit's start, end.

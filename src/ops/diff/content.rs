@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use super::{Counters, DiffSide};
-use crate::block::BlockDevice;
+use crate::block::{BlockDevice, Survey};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ops::both::{Both, Buffers, PIECE, known};
 use crate::ops::compare::{CompareOptions, Comparison, Located, compare_located};
@@ -34,8 +34,9 @@ pub(super) enum Equality {
 pub(super) fn compare(old: &dyn BlockDevice, new: &dyn BlockDevice, counters: &Counters) -> Result<Equality> {
     let (mut at, end) = (0, old.size().max(new.size()));
     let mut buffers = Buffers::default();
+    let (mut old_survey, mut new_survey) = (Survey::new(old), Survey::new(new));
     while at < end {
-        let both = match known(old, new, at, end) {
+        let both = match known(&mut old_survey, &mut new_survey, at, end) {
             Ok(both) => both,
             Err(error) => return unreadable(old, new, at, error),
         };

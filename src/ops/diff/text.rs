@@ -103,7 +103,7 @@ pub(super) fn of(work: &mut Work, options: &TextOptions) -> Option<TextChange> {
     }
     let mut texts = [const { Vec::new() }; 2];
     for (side, metadata) in files.iter() {
-        let Some(device) = work.open(side) else { return None };
+        let device = work.open(side)?;
         match read_vec(&*device, 0, to_usize(metadata.size)) {
             Ok(bytes) => texts[side.index()] = bytes,
             Err(error) => {

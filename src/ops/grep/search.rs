@@ -13,7 +13,7 @@ use crate::limits;
 use crate::progress::Progress;
 
 const CHUNK: usize = 128 << 10;
-/// A run of zeroes from this length on is passed over where it cannot match.
+/// A run of zeroes from this length on is passed over.
 const LONG_ZEROES: u64 = 1 << 20;
 
 /// Where bytes come from.
@@ -78,6 +78,7 @@ impl<'a> Searcher<'a> {
             binary: false,
             done: false,
             lines: 0,
+            empty_lines: 0,
         };
         search.run(source)?;
         Ok(search.lines)
@@ -140,6 +141,8 @@ struct Search<'s, 'o, 'e> {
     done: bool,
     /// Selected lines.
     lines: u64,
+    /// Selected empty lines that were passed over and not counted yet.
+    empty_lines: u64,
 }
 
 impl Search<'_, '_, '_> {
@@ -171,11 +174,15 @@ impl Search<'_, '_, '_> {
         if self.searcher.progress.cancelled() {
             return Err(ErrorKind::Cancelled.into());
         }
-        if !options.text && !self.searcher.selects_empty && source.skip_zeroes(LONG_ZEROES)? > 0 {
-            // Zeroes are line ends in what is not text, and the empty lines between them are not selected.
-            self.binary = true;
-            self.buffer.push(b'\n');
-            return Ok(true);
+        if !options.text {
+            let zeroes = source.skip_zeroes(LONG_ZEROES)?;
+            if zeroes > 0 {
+                // They are line ends in what is not text: the first ends a line, an empty one is seen, the others counted.
+                self.binary = true;
+                self.buffer.extend_from_slice(b"\n\n");
+                self.empty_lines += if self.searcher.selects_empty { zeroes - 2 } else { 0 };
+                return Ok(true);
+            }
         }
         let old = self.buffer.len();
         self.buffer.resize(old + CHUNK, 0);
@@ -216,6 +223,9 @@ impl Search<'_, '_, '_> {
         }
         self.context_behind(whole)?;
         self.scanned = whole;
+        let most = self.searcher.options.max_count.unwrap_or(u64::MAX);
+        self.lines = self.lines.saturating_add(std::mem::take(&mut self.empty_lines)).min(most);
+        self.done |= self.lines >= most;
         Ok(!self.done || self.after_left > 0)
     }
 

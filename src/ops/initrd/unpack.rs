@@ -88,7 +88,7 @@ impl Packing {
 }
 
 enum Decoder {
-    Gzip(GzDecoder<DeviceStream>),
+    Gzip(Box<GzDecoder<DeviceStream>>),
     Xz(Box<XzReader<DeviceStream>>),
     Zstd(ZstdDecoder<'static, DeviceStream>),
     Bzip2(BzDecoder<DeviceStream>),
@@ -108,7 +108,7 @@ impl Decoder {
             Packing::Bzip2 => Self::Bzip2(BzDecoder::new(input)),
             Packing::Lz4Legacy => Self::Lz4Legacy(Lz4Legacy::new(input)),
             Packing::Lz4 => Self::Lz4(Box::new(FrameDecoder::new(input))),
-            Packing::Gzip | Packing::None => Self::Gzip(GzDecoder::new(input)),
+            Packing::Gzip | Packing::None => Self::Gzip(Box::new(GzDecoder::new(input))),
         })
     }
 

@@ -186,17 +186,22 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// Lays out an entry; an error leaves nothing of it.
+    /// Lays out an entry; an error leaves nothing of it, and no other name of it will be a link to it.
     fn add(&mut self, visited: &Visited, piece: &mut Piece) -> Result<()> {
+        let added = self.lay_out(visited, piece);
+        if added.is_err() {
+            self.links.forget(&visited.location);
+        }
+        added
+    }
+
+    fn lay_out(&mut self, visited: &Visited, piece: &mut Piece) -> Result<()> {
         let Visited { location, relative, metadata } = visited;
         let entry = visited.entry();
         let mut path = [b"./", &relative[..]].concat();
         if metadata.file_type == FileType::Dir && !relative.is_empty() {
             path.push(b'/');
         }
-        let target = entry.read_link()?;
-        let wants_xattrs = self.options.xattrs || self.options.acls || self.options.selinux;
-        let xattrs = if wants_xattrs { entry.xattrs()? } else { Vec::new() };
         let mut put = |bytes: &[u8]| piece.put(bytes);
         match self.links.see(location, metadata, &path) {
             Link::Of(first) => {
@@ -214,6 +219,16 @@ impl<'a> Plan<'a> {
             }
             Link::First | Link::Unknown => {}
         }
+        let target = entry.read_link()?;
+        let wants_xattrs = self.options.xattrs || self.options.acls || self.options.selinux;
+        let xattrs = match wants_xattrs.then(|| entry.xattrs()).transpose() {
+            Ok(xattrs) => xattrs.unwrap_or_default(),
+            // A file without its attributes is more than no file.
+            Err(error) => {
+                piece.problems.push(Problem::new(location.path.as_bytes(), &error));
+                Vec::new()
+            }
+        };
         let mut put = |bytes: &[u8]| piece.put(bytes);
         if metadata.file_type != FileType::File {
             self.headers.write(&path, metadata, target.as_deref(), &xattrs, Body::Nothing, &mut put)?;

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::label::FORMAT;
-use crate::block::{BlockDevice, Extent, HostRange, Status};
+use crate::block::{BlockDevice, Extent, HostRange, Status, Sweep};
 use crate::bytes::{to_u64, to_usize};
 use crate::error::{Error, Result};
 
@@ -101,6 +101,18 @@ impl BlockDevice for Mapped {
     fn status(&self, range: Range<u64>) -> Result<Status> {
         let run = self.run(&range)?;
         run.device.status(run.offset..run.offset.saturating_add(run.len))
+    }
+
+    fn audit(&self, sweep: Sweep) -> Result<()> {
+        let mut audited: Vec<*const ()> = Vec::new();
+        for (device, _) in self.segments.iter().flat_map(|segment| &segment.stripes) {
+            let identity = Arc::as_ptr(device).cast();
+            if !audited.contains(&identity) {
+                audited.push(identity);
+                device.audit(sweep)?;
+            }
+        }
+        Ok(())
     }
 }
 
