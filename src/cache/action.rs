@@ -98,7 +98,8 @@ impl Store {
     pub(super) fn read_action(&self, digest: &Digest) -> Result<Option<Action>> {
         let Some(bytes) = record::read(&self.action_path(digest))? else { return Ok(None) };
         // Its first line is the digest of the rest: what is damaged is no result.
-        let Some((sum, text)) = bytes.split_first_chunk::<64>().and_then(|(sum, rest)| Some((sum, rest.strip_prefix(b"\n")?)))
+        let Some((sum, text)) =
+            bytes.split_first_chunk::<64>().and_then(|(sum, rest)| Some((sum, rest.strip_prefix(b"\n")?)))
         else {
             return Ok(None);
         };
@@ -158,7 +159,8 @@ impl Store {
     /// Waits until nobody else computes the result of this key, and has others wait.
     pub fn flight(&self, key: &ActionKey) -> Flight {
         let path = self.action_path(&key.digest()).with_extension("lock");
-        let file = File::options().create(true).truncate(false).write(true).open(path).ok().filter(|_| self.is_writable());
+        let file =
+            File::options().create(true).truncate(false).write(true).open(path).ok().filter(|_| self.is_writable());
         if let Some(file) = &file {
             let _ = rustix::io::retry_on_intr(|| rustix::fs::flock(file, FlockOperation::LockExclusive));
         }

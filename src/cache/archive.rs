@@ -14,12 +14,12 @@ use std::io::{Read, Write};
 
 use serde::{Deserialize, Serialize};
 
+use super::Digest;
 use super::import::{ImportOptions, Imported};
 use super::manifest::Manifest;
 use super::objects::{Object, read_all};
 use super::refs::Ref;
 use super::store::Store;
-use super::Digest;
 use crate::bytes::escape;
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
@@ -82,7 +82,8 @@ impl Store {
                         }
                         let (reader, mut writer) = std::io::pipe().map_err(failed)?;
                         std::thread::scope(|scope| {
-                            let fed = scope.spawn(move || read_all(&file, compressed, len, &mut |part| writer.write_all(part)));
+                            let fed = scope
+                                .spawn(move || read_all(&file, compressed, len, &mut |part| writer.write_all(part)));
                             let appended = archive.append_data(&mut header(len), name, reader.take(len));
                             let fed = fed.join().unwrap_or_else(|_| Err(std::io::ErrorKind::Other.into()));
                             appended.map_err(failed)?;
@@ -94,7 +95,9 @@ impl Store {
                 progress.advance(len);
             }
             let bytes = manifest.as_bytes();
-            archive.append_data(&mut header(bytes.len() as u64), format!("trees/{}", found.tree), bytes).map_err(failed)?;
+            archive
+                .append_data(&mut header(bytes.len() as u64), format!("trees/{}", found.tree), bytes)
+                .map_err(failed)?;
             exported.trees += 1;
         }
         archive.finish().map_err(failed)?;
@@ -123,13 +126,16 @@ impl Store {
         let mut members = archive.entries().map_err(failed)?;
         let mut first = members.next().ok_or_else(|| Error::invalid("the archive is empty"))?.map_err(failed)?;
         if &*first.path_bytes() != HEAD.as_bytes() {
-            return Err(Error::invalid(format!("the archive begins with {} and not with {HEAD}", escape(&first.path_bytes()))));
+            return Err(Error::invalid(format!(
+                "the archive begins with {} and not with {HEAD}",
+                escape(&first.path_bytes())
+            )));
         }
         let size = limits::check("bytes of an archive's head", first.size(), limits::CACHE_RECORD_BYTES)?;
         let mut text = Vec::new();
         (&mut first).take(size).read_to_end(&mut text).map_err(failed)?;
-        let head: Head = serde_json::from_slice(&text)
-            .map_err(|error| Error::corrupt("cache archive", "head", 0, error, "refs"))?;
+        let head: Head =
+            serde_json::from_slice(&text).map_err(|error| Error::corrupt("cache archive", "head", 0, error, "refs"))?;
         if head.format != FORMAT {
             return Err(Error::unsupported("cache archive", format!("format {}", head.format)));
         }
@@ -162,8 +168,11 @@ impl Store {
                     let mut refs = head.refs.iter().filter(|found| found.tree == id);
                     // Names are checked as those that a user gives.
                     let checked = |found: &Ref| {
-                        Ref::new(&found.namespace, &found.name, id)
-                            .map(|new| Ref { class: found.class, source: found.source.clone(), ..new })
+                        Ref::new(&found.namespace, &found.name, id).map(|new| Ref {
+                            class: found.class,
+                            source: found.source.clone(),
+                            ..new
+                        })
                     };
                     let first = refs.next().map(checked).transpose()?;
                     imported.push(import.publish_as(manifest, first.as_ref())?);
@@ -178,7 +187,6 @@ impl Store {
         Ok(imported)
     }
 }
-
 
 fn header(len: u64) -> tar::Header {
     let mut header = tar::Header::new_ustar();

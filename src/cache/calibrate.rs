@@ -75,7 +75,13 @@ fn measure_in(scratch: &Path) -> std::io::Result<Calibration> {
     if !reflink {
         let pack_threshold = WITHOUT_REFLINKS;
         let files_reflinked_per_second = 0;
-        return Ok(Calibration { reflink, pack_threshold, mtime_step_ns, small_files_written_per_second, files_reflinked_per_second });
+        return Ok(Calibration {
+            reflink,
+            pack_threshold,
+            mtime_step_ns,
+            small_files_written_per_second,
+            files_reflinked_per_second,
+        });
     }
     let cloned = best(&|file| rustix::fs::ioctl_ficlone(&*file, &source).map_err(Into::into))?;
     let mut pack_threshold = 2 << 10;
@@ -86,7 +92,13 @@ fn measure_in(scratch: &Path) -> std::io::Result<Calibration> {
         }
     }
     let files_reflinked_per_second = per_second(cloned);
-    Ok(Calibration { reflink, pack_threshold, mtime_step_ns, small_files_written_per_second, files_reflinked_per_second })
+    Ok(Calibration {
+        reflink,
+        pack_threshold,
+        mtime_step_ns,
+        small_files_written_per_second,
+        files_reflinked_per_second,
+    })
 }
 
 /// 1 ns, 100 ns, 1 µs … 2 s: the first that keeps what was set.

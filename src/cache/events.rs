@@ -100,7 +100,9 @@ impl Store {
         let mut names = Vec::new();
         for entry in std::fs::read_dir(&directory).map_err(failed)? {
             let name = entry.map_err(failed)?.file_name();
-            names.extend(name.to_str().filter(|name| *name >= &day(since)[..] && name.ends_with(".jsonl")).map(str::to_owned));
+            names.extend(
+                name.to_str().filter(|name| *name >= &day(since)[..] && name.ends_with(".jsonl")).map(str::to_owned),
+            );
         }
         names.sort_unstable();
         let mut events = Vec::new();

@@ -58,7 +58,12 @@ impl Store {
         let key = before.as_ref().map(|stat| (stat.dev(), stat.ino()));
         if let Some((before, key)) = before.as_ref().zip(key)
             && let Some((size, mtime, ctime, digest)) = self.remembered(key)
-            && (size, mtime, ctime) == (before.len(), nanoseconds(before.mtime(), before.mtime_nsec()), nanoseconds(before.ctime(), before.ctime_nsec()))
+            && (size, mtime, ctime)
+                == (
+                    before.len(),
+                    nanoseconds(before.mtime(), before.mtime_nsec()),
+                    nanoseconds(before.ctime(), before.ctime_nsec()),
+                )
         {
             return Ok(Digest::from_bytes(digest));
         }
@@ -160,7 +165,8 @@ mod tests {
     #[test]
     fn holes_do_not_show_changes_do_and_what_settled_is_remembered() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::init(dir.path().join("s"), &InitOptions { pack_threshold: Some(0), ..Default::default() }).unwrap();
+        let store =
+            Store::init(dir.path().join("s"), &InitOptions { pack_threshold: Some(0), ..Default::default() }).unwrap();
         let (sparse, full) = (dir.path().join("sparse.raw"), dir.path().join("full.raw"));
         let mut bytes = vec![0u8; 9 << 20];
         bytes[5 << 20] = 1;

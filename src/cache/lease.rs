@@ -59,7 +59,8 @@ impl Lease {
                 continue;
             }
             // The running ones first: one that begins later has a later epoch.
-            let running = held_by(root, false, &|name| name.starts_with(GC) && Some(name) != lease.name().to_str())?.epoch;
+            let running =
+                held_by(root, false, &|name| name.starts_with(GC) && Some(name) != lease.name().to_str())?.epoch;
             let newest = epoch();
             lease.line(format_args!("epoch {}", running.map_or(newest, |running| running.min(newest))))?;
             return Ok(lease);

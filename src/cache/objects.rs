@@ -51,7 +51,8 @@ impl Store {
             match std::fs::symlink_metadata(&path) {
                 Ok(metadata) if self.looks_sound(&metadata, digest, (!compressed).then_some(len)) => return Ok(true),
                 Ok(_) => {
-                    if File::open(&path).is_ok_and(|file| self.recheck(&file, digest, len, compressed).unwrap_or(false)) {
+                    if File::open(&path).is_ok_and(|file| self.recheck(&file, digest, len, compressed).unwrap_or(false))
+                    {
                         return Ok(true);
                     }
                 }
@@ -94,9 +95,9 @@ impl Store {
         };
         let path = self.pack_path(&pack.id, "pack");
         let metadata = there(&path, trash::pack_name(&pack.id)).then(|| std::fs::symlink_metadata(&path));
-        let sound = metadata.and_then(std::io::Result::ok).is_some_and(|metadata| {
-            self.looks_sound(&metadata, &pack.id, Some(pack.index.pack_len()))
-        });
+        let sound = metadata
+            .and_then(std::io::Result::ok)
+            .is_some_and(|metadata| self.looks_sound(&metadata, &pack.id, Some(pack.index.pack_len())));
         sound && there(&self.pack_path(&pack.id, "idx"), trash::index_name(&pack.id))
     }
 
@@ -251,7 +252,11 @@ impl Store {
                 let name = format!("{extension}-{}-{}", pack.id, super::random());
                 let _ = std::fs::rename(self.pack_path(&pack.id, extension), self.path().join("quarantine").join(name));
             }
-            log::warn!("the pack {} is damaged and was put aside; {kept} of its {} blobs are right", pack.id, pack.index.len());
+            log::warn!(
+                "the pack {} is damaged and was put aside; {kept} of its {} blobs are right",
+                pack.id,
+                pack.index.len()
+            );
             Ok(())
         })();
         let _ = std::fs::remove_dir_all(&staging);

@@ -160,7 +160,8 @@ impl Store {
         if let Ok(id) = text.parse::<Digest>() {
             return Ok(id);
         }
-        let is_prefix = text.len() >= 4 && text.bytes().all(|byte| byte.is_ascii_hexdigit() && !byte.is_ascii_uppercase());
+        let is_prefix =
+            text.len() >= 4 && text.bytes().all(|byte| byte.is_ascii_hexdigit() && !byte.is_ascii_uppercase());
         if is_prefix {
             let found: Vec<_> = self.trees()?.into_iter().filter(|id| id.hex().starts_with(text)).collect();
             match found[..] {

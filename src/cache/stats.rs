@@ -72,17 +72,26 @@ impl Stats {
         gauge("trees", "Trees.", &plain(self.trees));
         gauge("objects", "Blobs that are files of their own.", &plain(self.objects));
         gauge("packed_blobs", "Blobs in packs.", &plain(self.packed_blobs));
-        gauge("stored_bytes", "Bytes of trees, objects and packs.", &plain(self.tree_bytes + self.object_bytes + self.pack_bytes));
+        gauge(
+            "stored_bytes",
+            "Bytes of trees, objects and packs.",
+            &plain(self.tree_bytes + self.object_bytes + self.pack_bytes),
+        );
         gauge("logical_bytes", "Bytes of the files of all trees.", &plain(self.logical_bytes));
         gauge("trash_bytes", "Bytes that can still be brought back.", &plain(self.trash_bytes));
         gauge("quarantined", "Damaged files that were put aside.", &plain(self.quarantined));
         let by = |value: &dyn Fn(&Operation) -> f64| -> Vec<(String, f64)> {
-            let row = |(name, operation): (&String, &Operation)| (format!("{{operation=\"{name}\"}}"), value(operation));
+            let row =
+                |(name, operation): (&String, &Operation)| (format!("{{operation=\"{name}\"}}"), value(operation));
             self.operations.iter().map(row).collect()
         };
         gauge("hits", "Results that were there.", &by(&|operation| operation.hits as f64));
         gauge("misses", "Results that had to be made.", &by(&|operation| operation.misses as f64));
-        gauge("saved_seconds", "Time that hits took when they were made.", &by(&|operation| operation.saved_ns as f64 / 1e9));
+        gauge(
+            "saved_seconds",
+            "Time that hits took when they were made.",
+            &by(&|operation| operation.saved_ns as f64 / 1e9),
+        );
         text
     }
 }
@@ -91,7 +100,8 @@ impl Store {
     /// Counts what there is; `since` is how far back events are looked at, in seconds since 1970.
     pub fn stats(&self, since: i64) -> Result<Stats> {
         use std::os::unix::fs::MetadataExt;
-        let size = |path: std::path::PathBuf| std::fs::symlink_metadata(path).map_or(0, |metadata| metadata.blocks() * 512);
+        let size =
+            |path: std::path::PathBuf| std::fs::symlink_metadata(path).map_or(0, |metadata| metadata.blocks() * 512);
         let mut stats = Stats::default();
         let trees = self.trees()?;
         for id in &trees {
@@ -112,8 +122,10 @@ impl Store {
         stats.actions = self.actions()?.len() as u64;
         stats.refs = self.refs()?.len() as u64;
         let epochs = trash::epochs(self.path());
-        stats.trash_bytes = epochs.into_iter().map(|epoch| gc::bytes_below(&trash::directory(self.path(), epoch))).sum();
-        stats.quarantined = std::fs::read_dir(self.path().join("quarantine")).map_or(0, |entries| entries.count() as u64);
+        stats.trash_bytes =
+            epochs.into_iter().map(|epoch| gc::bytes_below(&trash::directory(self.path(), epoch))).sum();
+        stats.quarantined =
+            std::fs::read_dir(self.path().join("quarantine")).map_or(0, |entries| entries.count() as u64);
         for event in self.events(since)? {
             let operation = stats.operations.entry(event.operation).or_default();
             match event.event {

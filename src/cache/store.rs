@@ -16,8 +16,20 @@ use crate::error::{Error, Result};
 use crate::limits;
 
 /// The directories of a store.
-const DIRECTORIES: &[&str] =
-    &["objects", "packs", "trees", "actions", "refs", "leases", "staging", "epochs", "trash", "events", "quarantine", "variants"];
+const DIRECTORIES: &[&str] = &[
+    "objects",
+    "packs",
+    "trees",
+    "actions",
+    "refs",
+    "leases",
+    "staging",
+    "epochs",
+    "trash",
+    "events",
+    "quarantine",
+    "variants",
+];
 
 /// A content-addressed store of extracted trees, open for any number of threads. Other processes may use it at the same
 /// time: import, restore and gc take turns where they must.
@@ -160,7 +172,8 @@ impl Store {
 
     /// Free bytes of the store's filesystem, for this user.
     pub fn free_bytes(&self) -> Result<u64> {
-        let found = rustix::fs::statvfs(&self.root).map_err(|errno| Error::io("look at", self.root.display(), errno))?;
+        let found =
+            rustix::fs::statvfs(&self.root).map_err(|errno| Error::io("look at", self.root.display(), errno))?;
         Ok(found.f_bavail.saturating_mul(found.f_frsize))
     }
 
@@ -291,7 +304,9 @@ pub(super) struct Turn {
 
 fn make_directory(path: &Path) -> Result<()> {
     match std::fs::create_dir(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(Error::io("make", path.display(), error)),
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(Error::io("make", path.display(), error))
+        }
         _ => Ok(()),
     }
 }

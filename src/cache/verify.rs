@@ -246,7 +246,12 @@ impl Store {
             self.salvage(pack)?;
         }
         if !sound && damaged == 0 {
-            found.damage("pack", pack.id, format!("size, mode or time was changed; {} blobs are right", scanned()), options.repair);
+            found.damage(
+                "pack",
+                pack.id,
+                format!("size, mode or time was changed; {} blobs are right", scanned()),
+                options.repair,
+            );
             if options.repair {
                 self.salvage(pack)?;
             }

@@ -14,7 +14,8 @@ use super::filter::{Filter, Verdict};
 use super::problems::{Problem, Problems};
 use super::walk::{Entry, EntrySink, Flow, Visited, walk};
 use crate::cache::{
-    ActionKey, Described, Digest, Event, EventKind, Import, ImportOptions, ImportReport, Imported, Prepared, Ref, Source, Store,
+    ActionKey, Described, Digest, Event, EventKind, Import, ImportOptions, ImportReport, Imported, Prepared, Ref,
+    Source, Store,
 };
 use crate::error::{Error, ErrorKind, PathProblem, Result};
 use crate::fs::{FileType, Follow, GuestPath, Location, MountTable};
@@ -211,7 +212,12 @@ fn ready(import: &Import<'_>, batch: &Batch, member: &Member, progress: &dyn Pro
     let prepared = match prepared {
         Ok(prepared) => Ok(prepared),
         // The host's trouble, the cache's among it, ends the work; the guest's costs the file.
-        Err(error) if matches!(error.kind(), ErrorKind::Corrupt(_) | ErrorKind::Unsupported { .. } | ErrorKind::Path { .. }) => {
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::Corrupt(_) | ErrorKind::Unsupported { .. } | ErrorKind::Path { .. }
+            ) =>
+        {
             Err(Problem::new(member.location.path.as_bytes(), &error))
         }
         Err(error) => return Err(error.at_path(member.location.path.as_bytes())),
@@ -232,13 +238,17 @@ fn prepare(import: &Import<'_>, batch: &Batch, member: &Member) -> Result<Prepar
     let store = import.store();
     match batch.content(member) {
         Content::Nothing => Ok(Prepared::nothing()),
-        Content::Bytes(_) if !member.unread.is_empty() => {
-            Err(Error::corrupt("guest", "file content", 0, "bytes that cannot be read", "a file that can be read whole"))
-        }
-        Content::Bytes(bytes) if has_holes(member, bytes) => {
-            import.prepare(Source::Device(&open(&member.location)?))
-        }
-        Content::Bytes(bytes) if bytes.len() as u64 >= store.version().pack_threshold_bytes && store.version().reflink => {
+        Content::Bytes(_) if !member.unread.is_empty() => Err(Error::corrupt(
+            "guest",
+            "file content",
+            0,
+            "bytes that cannot be read",
+            "a file that can be read whole",
+        )),
+        Content::Bytes(bytes) if has_holes(member, bytes) => import.prepare(Source::Device(&open(&member.location)?)),
+        Content::Bytes(bytes)
+            if bytes.len() as u64 >= store.version().pack_threshold_bytes && store.version().reflink =>
+        {
             import.prepare(Source::Both(bytes, &open(&member.location)?))
         }
         Content::Bytes(bytes) => import.prepare(Source::Bytes(bytes)),
@@ -267,7 +277,10 @@ struct Links {
 fn push(import: &Import<'_>, ready: Ready, links: &mut Links, problems: &mut Problems) -> Result<()> {
     let Ready { mut described, first, prepared } = ready;
     let lost = |described: &Described, message: &str| {
-        Problem::new(&[b"/", &described.path[..]].concat(), &Error::corrupt("guest", "entry", 0, message, "a whole tree"))
+        Problem::new(
+            &[b"/", &described.path[..]].concat(),
+            &Error::corrupt("guest", "entry", 0, message, "a whole tree"),
+        )
     };
     if !import.has_parent(&described.path) {
         problems.push(lost(&described, "a directory that could not be read"));

@@ -93,10 +93,9 @@ impl Profile {
             Self::Docs => (&["/usr/share/doc/*", "/usr/share/man/*", "/usr/share/info/*", "/usr/share/gtk-doc/*"], &[]),
             Self::Locales => (&["/usr/share/locale/*", "/usr/lib/locale/*", "/usr/share/i18n/*"], &[]),
             Self::Tmp => (&["/tmp/*", "/var/tmp/*", "/run/*"], &[]),
-            Self::Swap => (
-                &["/swapfile", "/swap.img", "/swap/*", "/pagefile.sys", "/swapfile.sys", "/hiberfil.sys"],
-                &[],
-            ),
+            Self::Swap => {
+                (&["/swapfile", "/swap.img", "/swap/*", "/pagefile.sys", "/swapfile.sys", "/hiberfil.sys"], &[])
+            }
             Self::Bytecode => (&["__pycache__/"], &["*.pyc", "*.pyo"]),
             Self::BuildArtifacts => (&["incremental/"], &["*.o", "*.d", "*.rmeta"]),
         }
@@ -148,7 +147,8 @@ mod tests {
 
     #[test]
     fn each_set_leaves_out_its_own_and_keeps_directories_that_programs_expect() {
-        let takes = |profile: Profile, path: &str, is_dir| !Matcher::new(profile).unwrap().leaves_out(path.as_bytes(), is_dir);
+        let takes =
+            |profile: Profile, path: &str, is_dir| !Matcher::new(profile).unwrap().leaves_out(path.as_bytes(), is_dir);
         for (profile, out, kept) in [
             (Profile::Logs, "/var/log/syslog", "/var/log"),
             (Profile::PkgCache, "/var/cache/apt/archives", "/var/cache/apt"),

@@ -140,14 +140,10 @@ fn metadata_of(stat: &std::fs::Metadata) -> Metadata {
         _ if kind.is_socket() => FileType::Socket,
         _ => FileType::File,
     };
-    let time = |seconds: i64, nanoseconds: i64| Timestamp {
-        seconds,
-        nanoseconds: u32::try_from(nanoseconds).unwrap_or(0),
-    };
-    let rdev = matches!(file_type, FileType::Char | FileType::Block).then(|| DeviceNumber {
-        major: rustix::fs::major(stat.rdev()),
-        minor: rustix::fs::minor(stat.rdev()),
-    });
+    let time =
+        |seconds: i64, nanoseconds: i64| Timestamp { seconds, nanoseconds: u32::try_from(nanoseconds).unwrap_or(0) };
+    let rdev = matches!(file_type, FileType::Char | FileType::Block)
+        .then(|| DeviceNumber { major: rustix::fs::major(stat.rdev()), minor: rustix::fs::minor(stat.rdev()) });
     Metadata {
         inode: stat.ino(),
         file_type,
@@ -169,7 +165,8 @@ fn metadata_of(stat: &std::fs::Metadata) -> Metadata {
 
 fn ready(import: &Import<'_>, found: &Found, progress: &dyn Progress) -> Result<(Described, Prepared)> {
     let Found { path, relative, metadata, first, link } = found;
-    let described = Described { path: relative.clone(), metadata: metadata.clone(), xattrs: xattrs(path)?, link: *link };
+    let described =
+        Described { path: relative.clone(), metadata: metadata.clone(), xattrs: xattrs(path)?, link: *link };
     let prepared = match metadata.file_type {
         _ if !first => Prepared::linked(),
         FileType::File if metadata.size > 0 => {
@@ -200,7 +197,9 @@ fn xattrs(path: &Path) -> Result<Vec<Xattr>> {
     let mut xattrs = Vec::new();
     for name in names.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
         match rustix::fs::lgetxattr(path, name, &mut buffer[..]) {
-            Ok(len) => xattrs.push(Xattr { name: name.to_vec(), value: buffer.get(..len).unwrap_or_default().to_vec() }),
+            Ok(len) => {
+                xattrs.push(Xattr { name: name.to_vec(), value: buffer.get(..len).unwrap_or_default().to_vec() })
+            }
             Err(rustix::io::Errno::NODATA | rustix::io::Errno::ACCESS | rustix::io::Errno::PERM) => {}
             Err(errno) => return Err(failed(errno)),
         }

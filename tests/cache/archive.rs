@@ -25,7 +25,10 @@ fn what_is_exported_is_imported_by_any_store() {
     let bytes = export(&first, tree);
     std::fs::write(dir.path().join("archive.tar"), &bytes).unwrap();
     let listed = String::from_utf8(shell(dir.path(), "tar tf archive.tar").stdout).unwrap();
-    assert!(listed.starts_with("guestctl-cache.json\nblobs/") && listed.ends_with(&format!("trees/{tree}\n")), "{listed}");
+    assert!(
+        listed.starts_with("guestctl-cache.json\nblobs/") && listed.ends_with(&format!("trees/{tree}\n")),
+        "{listed}"
+    );
     for (name, compression, pack_threshold) in [("zstd", Compression::Zstd, 4096), ("loose", Compression::None, 0)] {
         let options = InitOptions { pack_threshold: Some(pack_threshold), compression };
         let other = Store::init(dir.path().join(name), &options).unwrap().with_verification(Verify::Always);
@@ -45,7 +48,10 @@ fn what_is_exported_is_imported_by_any_store() {
 #[test]
 fn no_changed_byte_of_an_archive_gets_in() {
     let dir = tempfile::tempdir().unwrap();
-    shell(dir.path(), "mkdir tree; head -c 300 /dev/urandom > tree/a; head -c 5000 /dev/urandom > tree/b; ln -s a tree/c");
+    shell(
+        dir.path(),
+        "mkdir tree; head -c 300 /dev/urandom > tree/a; head -c 5000 /dev/urandom > tree/b; ln -s a tree/c",
+    );
     let first = store(dir.path());
     let tree = seed(&first, &dir.path().join("tree"), "tree").unwrap();
     let bytes = export(&first, tree);

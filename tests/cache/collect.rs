@@ -76,7 +76,8 @@ fn pins_stay_and_the_least_recently_used_goes_first() {
         file.set_modified(later + Duration::from_secs(seconds)).unwrap();
     }
     let report = store.gc(&GcOptions { max_size: Some(3_500_000), low_water: 90, ..now() }).unwrap();
-    let names: Vec<_> = store.refs().unwrap().into_iter().map(|found| format!("{}/{}", found.namespace, found.name)).collect();
+    let names: Vec<_> =
+        store.refs().unwrap().into_iter().map(|found| format!("{}/{}", found.namespace, found.name)).collect();
     assert_eq!(names, ["pins/pinned", "trees/new", "trees/pinned", "trees/used"], "{report:?}");
     assert_eq!((report.expired_refs, report.condemned_objects, report.deleted_epochs), (1, 1, 1), "{report:?}");
     // Days: all but the pinned tree are too old when nothing may be older than tomorrow.
@@ -93,14 +94,18 @@ fn pins_stay_and_the_least_recently_used_goes_first() {
 fn packs_that_are_mostly_dead_are_made_anew() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
-    shell(dir.path(), "mkdir -p big small; n=0; while [ $n -lt 40 ]; do head -c 3000 /dev/urandom > big/$n; n=$((n + 1)); done; cp big/1* small");
+    shell(
+        dir.path(),
+        "mkdir -p big small; n=0; while [ $n -lt 40 ]; do head -c 3000 /dev/urandom > big/$n; n=$((n + 1)); done; cp big/1* small",
+    );
     seed(&store, &dir.path().join("big"), "big").unwrap();
     let small = seed(&store, &dir.path().join("small"), "small").unwrap();
     let expected = witness(&dir.path().join("small"), true);
     store.remove_ref("trees", "big").unwrap();
     let report = store.gc(&now()).unwrap();
     assert_eq!((report.compacted_packs, report.condemned_packs), (1, 1), "{report:?}");
-    let packs = std::fs::read_dir(store.path().join("packs")).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len());
+    let packs =
+        std::fs::read_dir(store.path().join("packs")).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len());
     assert!(packs.sum::<u64>() < 40_000);
     let fresh = Store::open(store.path()).unwrap();
     assert_eq!(fresh.verify(&guestctl::cache::VerifyOptions::default(), &Silent).unwrap().damage, []);
@@ -123,5 +128,8 @@ fn what_is_in_use_stays() {
     assert_eq!((report.condemned_bytes, report.live_trees), (0, 1), "{report:?}");
     drop((manifest, lease));
     assert!(store.gc(&now()).unwrap().deleted_bytes > 0);
-    assert_eq!(store.restore(&tree, &dir.path().join("x"), &super::trees::options(), &Silent).unwrap_err().exit_code(), 2);
+    assert_eq!(
+        store.restore(&tree, &dir.path().join("x"), &super::trees::options(), &Silent).unwrap_err().exit_code(),
+        2
+    );
 }

@@ -76,7 +76,10 @@ fn fresh(dir: &Path) -> (Store, Digest, String) {
     let store = store(dir);
     let tree = seed(&store, &source, "tree").unwrap();
     // A second of everything, of the same sizes, for swaps.
-    super::support::shell(dir, "mkdir -p other/usr/bin; head -c 5000 /dev/urandom > other/usr/bin/a; head -c 300000 /dev/urandom > other/usr/bin/b");
+    super::support::shell(
+        dir,
+        "mkdir -p other/usr/bin; head -c 5000 /dev/urandom > other/usr/bin/a; head -c 300000 /dev/urandom > other/usr/bin/b",
+    );
     seed(&store, &dir.join("other"), "other").unwrap();
     (store, tree, witness(&source, true))
 }

@@ -30,7 +30,10 @@ fn a_killed_import_leaves_a_whole_store_and_the_next_one_succeeds() {
     let dir = tempfile::tempdir().unwrap();
     ordinary(dir.path());
     let tree = dir.path().join("tree");
-    shell(&tree, "mkdir many; n=0; while [ $n -lt 300 ]; do head -c $((n * 90)) /dev/urandom > many/$n; n=$((n + 1)); done");
+    shell(
+        &tree,
+        "mkdir many; n=0; while [ $n -lt 300 ]; do head -c $((n * 90)) /dev/urandom > many/$n; n=$((n + 1)); done",
+    );
     let kept = store(dir.path());
     let first = seed(&kept, &tree, "first").unwrap();
     let expected = witness(&tree, true);
@@ -76,7 +79,12 @@ fn a_killed_gc_loses_nothing() {
     let path = store(dir.path()).path().to_owned();
     let mut trees = Vec::new();
     for number in 0..12 {
-        shell(dir.path(), &format!("mkdir t{number}; cd t{number}; n=0; while [ $n -lt 30 ]; do head -c $((200 + n * 900)) /dev/urandom > $n; n=$((n + 1)); done"));
+        shell(
+            dir.path(),
+            &format!(
+                "mkdir t{number}; cd t{number}; n=0; while [ $n -lt 30 ]; do head -c $((200 + n * 900)) /dev/urandom > $n; n=$((n + 1)); done"
+            ),
+        );
         let store = Store::open(&path).unwrap();
         trees.push(seed(&store, &dir.path().join(format!("t{number}")), &format!("t{number}")).unwrap());
     }
@@ -133,7 +141,10 @@ fn a_power_cut_loses_nothing_that_was_reported_stored() {
         let dir = tempfile::tempdir().unwrap();
         ordinary(dir.path());
         let tree = dir.path().join("tree");
-        shell(&tree, "mkdir many; n=0; while [ $n -lt 400 ]; do head -c $((n * 70)) /dev/urandom > many/$n; n=$((n + 1)); done");
+        shell(
+            &tree,
+            "mkdir many; n=0; while [ $n -lt 400 ]; do head -c $((n * 70)) /dev/urandom > many/$n; n=$((n + 1)); done",
+        );
         let expected = witness(&tree, false);
         shell(dir.path(), &format!("truncate -s 400M disk; {mkfs} disk"));
         let cut = Cut { dir: dir.path() };

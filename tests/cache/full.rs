@@ -24,7 +24,10 @@ fn a_full_disk_stores_nothing_by_halves_and_a_read_only_one_is_read() {
     let dir = tempfile::tempdir().unwrap();
     ordinary(dir.path());
     let mount = dir.path().join("m");
-    shell(dir.path(), "mkdir m big; mount -t tmpfs -o size=8m none m; head -c 20000000 /dev/urandom > big/file; head -c 9000 /dev/urandom > big/small");
+    shell(
+        dir.path(),
+        "mkdir m big; mount -t tmpfs -o size=8m none m; head -c 20000000 /dev/urandom > big/file; head -c 9000 /dev/urandom > big/small",
+    );
     let _mounted = Tmpfs(&mount);
     let store = store(&mount);
     let tree = seed(&store, &dir.path().join("tree"), "tree").unwrap();

@@ -40,7 +40,12 @@ fn read_only_trees_are_names_of_the_store() {
     let source = dir.path().join("tree");
     let store = store(dir.path());
     let tree = seed(&store, &source, "tree").unwrap();
-    let refused = store.restore(&tree, &dir.path().join("x"), &RestoreOptions { strategy: Strategy::Hardlink, ..options() }, &Silent);
+    let refused = store.restore(
+        &tree,
+        &dir.path().join("x"),
+        &RestoreOptions { strategy: Strategy::Hardlink, ..options() },
+        &Silent,
+    );
     assert_eq!(refused.unwrap_err().exit_code(), 2);
     let hard = RestoreOptions { strategy: Strategy::Hardlink, read_only: true, ..options() };
     let (one, two) = (dir.path().join("one"), dir.path().join("two"));
@@ -60,7 +65,10 @@ fn parts_copies_and_replaced_strings() {
     let dir = tempfile::tempdir().unwrap();
     ordinary(dir.path());
     let source = dir.path().join("tree");
-    shell(&source, "printf '#!/old/bin/sh\necho /old/lib\n' > usr/bin/script; (cat usr/bin/small; printf '/old/x') > usr/bin/program");
+    shell(
+        &source,
+        "printf '#!/old/bin/sh\necho /old/lib\n' > usr/bin/script; (cat usr/bin/small; printf '/old/x') > usr/bin/program",
+    );
     let store = store(dir.path());
     let tree = seed(&store, &source, "tree").unwrap();
     // A part, whose first name of a file lies outside.
@@ -74,10 +82,14 @@ fn parts_copies_and_replaced_strings() {
         files: Arc::new(|path| path.starts_with(b"usr/bin/")),
     };
     let rewritten = dir.path().join("rewritten");
-    let report = store.restore(&tree, &rewritten, &RestoreOptions { rewrite: Some(rewrite), ..options() }, &Silent).unwrap();
+    let report =
+        store.restore(&tree, &rewritten, &RestoreOptions { rewrite: Some(rewrite), ..options() }, &Silent).unwrap();
     assert_eq!(report.rewritten_files, 2);
     shell(dir.path(), "sed 's,/old,/new,g' tree/usr/bin/script | cmp - rewritten/usr/bin/script");
-    shell(dir.path(), "sed 's,/old,/new,g' tree/usr/bin/program | cmp - rewritten/usr/bin/program; cmp tree/usr/bin/large rewritten/usr/bin/large");
+    shell(
+        dir.path(),
+        "sed 's,/old,/new,g' tree/usr/bin/program | cmp - rewritten/usr/bin/program; cmp tree/usr/bin/large rewritten/usr/bin/large",
+    );
     // Nothing of that reached the store.
     let clean = dir.path().join("clean");
     bring_back(&store, &tree, &clean).unwrap();

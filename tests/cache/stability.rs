@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use guestctl::cache::{ActionKey, Compression, Described, Digest, ImportOptions, InitOptions, Prepared, Ref, Source, Store};
+use guestctl::cache::{
+    ActionKey, Compression, Described, Digest, ImportOptions, InitOptions, Prepared, Ref, Source, Store,
+};
 use guestctl::fs::{DeviceNumber, FileType, Metadata, Timestamp, Xattr};
 
 fn metadata(file_type: FileType, size: u64) -> Metadata {

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use guestctl::cache::{GcOptions, ImportOptions, Ref, Store, Verify, VerifyOptions};
 use guestctl::cache::{Described, Digest, Prepared, Source};
+use guestctl::cache::{GcOptions, ImportOptions, Ref, Store, Verify, VerifyOptions};
 use guestctl::fs::{FileType, Metadata, Timestamp};
 use guestctl::progress::Silent;
 
@@ -19,7 +19,15 @@ const CONTENTS: u64 = 40;
 
 fn content(number: u64) -> Vec<u8> {
     let len = 100 + (number * 7919) % 40_000;
-    number.to_le_bytes().iter().copied().cycle().enumerate().map(|(at, byte)| byte ^ at as u8).take(len as usize).collect()
+    number
+        .to_le_bytes()
+        .iter()
+        .copied()
+        .cycle()
+        .enumerate()
+        .map(|(at, byte)| byte ^ at as u8)
+        .take(len as usize)
+        .collect()
 }
 
 fn metadata(file_type: FileType, size: u64) -> Metadata {
@@ -46,12 +54,16 @@ fn metadata(file_type: FileType, size: u64) -> Metadata {
 /// A tree of some contents, named by their numbers.
 fn write(store: &Store, name: &str, first: u64) -> guestctl::Result<Digest> {
     let import = store.import(ImportOptions::default())?;
-    let described = |path: String, metadata| Described { path: path.into_bytes(), metadata, xattrs: Vec::new(), link: None };
+    let described =
+        |path: String, metadata| Described { path: path.into_bytes(), metadata, xattrs: Vec::new(), link: None };
     import.push(described(String::new(), metadata(FileType::Dir, 0)), Prepared::nothing())?;
     for number in first..first + 6 {
         let bytes = content(number % CONTENTS);
         let prepared = import.prepare(Source::Bytes(&bytes))?;
-        import.push(described(format!("{:02}", number % CONTENTS), metadata(FileType::File, bytes.len() as u64)), prepared)?;
+        import.push(
+            described(format!("{:02}", number % CONTENTS), metadata(FileType::File, bytes.len() as u64)),
+            prepared,
+        )?;
     }
     Ok(import.finish(Some(&Ref::new("trees", name, Digest::of(b""))?))?.tree)
 }

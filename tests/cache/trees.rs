@@ -40,7 +40,8 @@ pub fn witness(directory: &Path, full: bool) -> String {
 }
 
 pub fn store(directory: &Path) -> Store {
-    Store::init(directory.join("store"), &InitOptions { pack_threshold: Some(16 << 10), ..InitOptions::default() }).unwrap()
+    Store::init(directory.join("store"), &InitOptions { pack_threshold: Some(16 << 10), ..InitOptions::default() })
+        .unwrap()
 }
 
 /// Stores a directory under a name.

@@ -1,7 +1,7 @@
 //! One file per subcommand.
 
-pub mod cache;
 pub mod batch;
+pub mod cache;
 pub mod cat;
 pub mod check;
 pub mod checksum;

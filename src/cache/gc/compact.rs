@@ -60,9 +60,8 @@ pub(super) fn compact(
         record::sync_directory_of(&store.pack_path(&finished.id, "idx"))?;
         // What was published since may need more of them.
         live.mark_new(store, expired)?;
-        let needed = |pack: &Pack| {
-            pack.index.iter().any(|(digest, _)| live.blobs.contains(&digest) && !taken.contains(&digest))
-        };
+        let needed =
+            |pack: &Pack| pack.index.iter().any(|(digest, _)| live.blobs.contains(&digest) && !taken.contains(&digest));
         for pack in packs.iter().filter(|pack| pack.id != finished.id && !needed(pack)) {
             move_to(&store.pack_path(&pack.id, "idx"), &directory.join(trash::index_name(&pack.id)))?;
             move_to(&store.pack_path(&pack.id, "pack"), &directory.join(trash::pack_name(&pack.id)))?;

@@ -93,7 +93,10 @@ pub(super) fn expire(store: &Store, options: &GcOptions, report: &mut GcReport) 
     let oldest = options.days.map(|days| now() - i64::from(days) * day);
     let used = |path: std::path::PathBuf| {
         let modified = std::fs::symlink_metadata(path).and_then(|metadata| metadata.modified());
-        modified.ok().and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok()).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+        modified
+            .ok()
+            .and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok())
+            .map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
     };
     // (last use, ref or result, trees)
     let mut roots = Vec::new();

@@ -256,8 +256,8 @@ impl Store {
         let held = lease::held(self.path(), !options.dry_run)?;
         for entry in found {
             let name = entry.file_name();
-            let is_named_by_lease = !name.to_string_lossy().starts_with("record-")
-                && !name.to_string_lossy().starts_with("calibrate-");
+            let is_named_by_lease =
+                !name.to_string_lossy().starts_with("record-") && !name.to_string_lossy().starts_with("calibrate-");
             let abandoned = if is_named_by_lease { !held.names.contains(&name) } else { is_stale(&entry.path()) };
             if !abandoned {
                 continue;

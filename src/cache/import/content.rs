@@ -216,7 +216,13 @@ impl Import<'_> {
             })?;
         }
         if Digest::from(hasher.finalize()) != digest {
-            return Err(Error::corrupt("image", "file content", 0, "bytes that change", "a disk that nobody writes to"));
+            return Err(Error::corrupt(
+                "image",
+                "file content",
+                0,
+                "bytes that change",
+                "a disk that nobody writes to",
+            ));
         }
         self.keep(file, digest, stored, 0)?;
         Ok(digest)
@@ -235,7 +241,8 @@ impl Import<'_> {
                 }
                 let Some(host) = device.host_range(offset..end).filter(|host| host.len > 0) else { return Ok(None) };
                 let len = host.len.min(end.saturating_sub(offset));
-                let whole = if at.is_multiple_of(BLOCK) && host.offset.is_multiple_of(BLOCK) { len / BLOCK * BLOCK } else { 0 };
+                let whole =
+                    if at.is_multiple_of(BLOCK) && host.offset.is_multiple_of(BLOCK) { len / BLOCK * BLOCK } else { 0 };
                 if whole > 0 {
                     match crate::sys::clone_range(host.file, host.offset, whole, to, at) {
                         Ok(()) => {}

@@ -78,7 +78,9 @@ impl Manifest {
         let units = [(Section::Dirs, DIR), (Section::Entries, ENTRY), (Section::Times, TIMES), (Section::Blobs, BLOB)];
         for (section, unit) in units {
             let record = self.section(section);
-            if !record.len().is_multiple_of(unit) || record.len().checked_div(unit).unwrap_or_default() >= to_usize(u64::from(u32::MAX)) {
+            if !record.len().is_multiple_of(unit)
+                || record.len().checked_div(unit).unwrap_or_default() >= to_usize(u64::from(u32::MAX))
+            {
                 let expected = format!("a multiple of {unit} that 32 bits can count");
                 return Err(record.corrupt("section length", 0, record.len(), expected));
             }

@@ -84,7 +84,9 @@ fn what_goes_in_comes_out() {
         let times = manifest.times(found.index).unwrap().unwrap();
         assert_eq!(times, Times::from(metadata));
         match (&new.content, found.content) {
-            (NewContent::Inline(a), Content::Inline(b)) | (NewContent::Target(a), Content::Target(b)) => assert_eq!(a, b),
+            (NewContent::Inline(a), Content::Inline(b)) | (NewContent::Target(a), Content::Target(b)) => {
+                assert_eq!(a, b)
+            }
             (NewContent::Blob(digest, len), Content::Blob(blob)) => {
                 assert_eq!(manifest.blob(blob).unwrap(), (*digest, *len));
             }
@@ -99,11 +101,10 @@ fn what_goes_in_comes_out() {
     }
     let passwd = manifest.lookup(b"etc/passwd").unwrap().unwrap();
     let names: Vec<_> = manifest.xattrs(passwd.xattrs.unwrap()).unwrap();
-    assert_eq!(names.iter().map(|xattr| &xattr.name[..]).collect::<Vec<_>>(), [
-        &b"security.capability"[..],
-        b"user.a",
-        b"user.b"
-    ]);
+    assert_eq!(
+        names.iter().map(|xattr| &xattr.name[..]).collect::<Vec<_>>(),
+        [&b"security.capability"[..], b"user.a", b"user.b"]
+    );
     let link = manifest.lookup(b"etc/z-link").unwrap().unwrap();
     assert_eq!((passwd.leader, link.leader, link.xattrs), (Some(passwd.index), Some(passwd.index), passwd.xattrs));
     assert!(manifest.lookup(b"etc/passwd/x").unwrap().is_none());

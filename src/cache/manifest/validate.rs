@@ -10,7 +10,8 @@ impl Manifest {
     /// Checks every record, the order of names and blobs, that each directory has one parent, that hard links agree, and
     /// the subtree digests. What passes can be restored, and is what its digests say.
     pub fn validate(&self) -> Result<()> {
-        let rule = |field, found: String, expected: &'static str| Err(Error::corrupt(FORMAT, field, 0, found, expected));
+        let rule =
+            |field, found: String, expected: &'static str| Err(Error::corrupt(FORMAT, field, 0, found, expected));
         let mut directory = 0u32;
         let mut next_child = 1u32;
         for index in 0..self.len() {
@@ -20,7 +21,11 @@ impl Manifest {
             if let Content::Directory(number) = entry.content {
                 let record = self.directory(number)?;
                 if number != directory || record.entry != index || record.first != next_child {
-                    return rule("directory", format!("{number} for entry {index}"), "directories in the order of entries");
+                    return rule(
+                        "directory",
+                        format!("{number} for entry {index}"),
+                        "directories in the order of entries",
+                    );
                 }
                 if record.parent != self.parent(index)? {
                     return rule("parent", record.parent.to_string(), "the directory that holds its entry");

@@ -47,7 +47,8 @@ pub(super) fn unpack(stored: Vec<u8>, place: &Place) -> crate::Result<Vec<u8>> {
     }
     let len = crate::bytes::to_usize(u64::from(place.len));
     let unpacked = zstd::bulk::decompress(&stored, len);
-    let unpacked = unpacked.map_err(|error| crate::Error::corrupt("pack", "blob", place.offset, error, "a zstd frame"))?;
+    let unpacked =
+        unpacked.map_err(|error| crate::Error::corrupt("pack", "blob", place.offset, error, "a zstd frame"))?;
     if unpacked.len() != len {
         return Err(crate::Error::corrupt("pack", "length", place.offset, unpacked.len(), len));
     }

@@ -147,7 +147,9 @@ impl Restore<'_> {
                     add(&self.counts.written_bytes, len);
                     return Ok(());
                 }
-                Err(errno @ (Errno::NOSPC | Errno::DQUOT | Errno::IO | Errno::FBIG)) => return Err(failed(errno.into())),
+                Err(errno @ (Errno::NOSPC | Errno::DQUOT | Errno::IO | Errno::FBIG)) => {
+                    return Err(failed(errno.into()));
+                }
                 Err(_) => self.able.no_copy.store(true, Ordering::Relaxed),
             }
             to.set_len(0).map_err(failed)?;

@@ -223,7 +223,8 @@ impl Store {
             return Err(Error::invalid("hard links to the store are only for trees that nobody writes to")
                 .with_hint("add --read-only, or take another strategy"));
         }
-        let start = manifest.lookup(&options.below)?.ok_or_else(|| Error::path(&options.below, PathProblem::NotFound))?;
+        let start =
+            manifest.lookup(&options.below)?.ok_or_else(|| Error::path(&options.below, PathProblem::NotFound))?;
         let Content::Directory(start) = start.content else {
             return Err(Error::path(&options.below, PathProblem::NotADirectory));
         };

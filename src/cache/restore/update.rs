@@ -26,7 +26,8 @@ impl Store {
         progress: &dyn Progress,
     ) -> Result<RestoreReport> {
         let (manifest, _lease) = self.use_tree(id)?;
-        let start = manifest.lookup(&options.below)?.ok_or_else(|| Error::path(&options.below, PathProblem::NotFound))?;
+        let start =
+            manifest.lookup(&options.below)?.ok_or_else(|| Error::path(&options.below, PathProblem::NotFound))?;
         let Content::Directory(start) = start.content else {
             return Err(Error::path(&options.below, PathProblem::NotADirectory));
         };
@@ -56,7 +57,9 @@ impl Restore<'_> {
                 }
                 let entry = self.manifest.entry(child)?;
                 let path = join(&place.path, entry.name);
-                if entry.file_type == FileType::Dir || work.further.contains(&child) || on_host(target, &path).exists_here()
+                if entry.file_type == FileType::Dir
+                    || work.further.contains(&child)
+                    || on_host(target, &path).exists_here()
                 {
                     continue;
                 }

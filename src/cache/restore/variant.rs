@@ -39,7 +39,12 @@ impl Restore<'_> {
     fn variant_key(&self, entry: &Entry<'_>, digest: &Digest, attributes: &Attributes<'_>) -> Result<Digest> {
         let numbers = format!(
             "{} {} {} {} {:?} {:?} {:?}",
-            attributes.permissions, attributes.uid, attributes.gid, entry.size, attributes.mtime, attributes.atime,
+            attributes.permissions,
+            attributes.uid,
+            attributes.gid,
+            entry.size,
+            attributes.mtime,
+            attributes.atime,
             self.options.preserve
         );
         let mut parts: Vec<Vec<u8>> = vec![digest.as_bytes().to_vec(), numbers.into_bytes()];

@@ -214,9 +214,15 @@ impl Tree {
         let link = || rustix::fs::linkat(rustix::fs::CWD, existing, &parent, name, AtFlags::empty());
         match self.make(path, &parent, name, link) {
             Ok(()) => Ok(true),
-            Err(Errno::MLINK | Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::ACCESS | Errno::XDEV | Errno::NOENT) => {
-                Ok(false)
-            }
+            Err(
+                Errno::MLINK
+                | Errno::PERM
+                | Errno::OPNOTSUPP
+                | Errno::NOSYS
+                | Errno::ACCESS
+                | Errno::XDEV
+                | Errno::NOENT,
+            ) => Ok(false),
             Err(errno) => Err(self.failed("make the hard link", path, errno)),
         }
     }

@@ -42,8 +42,10 @@ impl Doctor {
         }
         if let Some(measured) = measured.filter(|measured| measured.reflink != version.reflink) {
             let now = if measured.reflink { "can" } else { "cannot" };
-            advice.push(format!("the filesystem {now} share storage, and could{} when the store was made",
-                if version.reflink { "" } else { " not" }));
+            advice.push(format!(
+                "the filesystem {now} share storage, and could{} when the store was made",
+                if version.reflink { "" } else { " not" }
+            ));
         }
         if !store.is_writable() {
             advice.push("nothing can be added: the store is read-only to this user".to_owned());

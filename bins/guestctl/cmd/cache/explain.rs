@@ -24,7 +24,9 @@ impl Explain {
             return Ok(print::json(&report)?);
         };
         let report = match store.action(&key)? {
-            Some(action) => serde_json::json!({"hit": true, "key": key.digest(), "trees": action.trees, "made": action.created}),
+            Some(action) => {
+                serde_json::json!({"hit": true, "key": key.digest(), "trees": action.trees, "made": action.created})
+            }
             None => {
                 let cause = store.explain(&key)?;
                 serde_json::json!({"hit": false, "key": key.digest(), "cause": cause.cause, "differs": cause.differs, "fix": cause.fix})

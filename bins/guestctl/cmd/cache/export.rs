@@ -6,9 +6,9 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use guestctl::Error;
 use guestctl::cache::Ref;
 use guestctl::progress::Silent;
-use guestctl::Error;
 
 use super::StoreArgs;
 use crate::exit::Outcome;
@@ -52,7 +52,9 @@ impl Export {
         };
         if self.json {
             if self.output == Path::new("-") {
-                return Err(Error::invalid("--json needs a file for the archive: both would go to standard output").into());
+                return Err(
+                    Error::invalid("--json needs a file for the archive: both would go to standard output").into()
+                );
             }
             print::json(&exported)?;
         }

@@ -39,7 +39,12 @@ impl Import {
         let cells = |imported: &guestctl::cache::Imported| {
             let report = &imported.report;
             let state = if imported.known { "known" } else { "added" };
-            vec![imported.tree.to_string(), report.new_blobs.to_string(), print::human(report.new_bytes), state.to_owned()]
+            vec![
+                imported.tree.to_string(),
+                report.new_blobs.to_string(),
+                print::human(report.new_bytes),
+                state.to_owned(),
+            ]
         };
         let rows: Vec<_> = imported.iter().map(cells).collect();
         Ok(print::table(&["TREE", "NEW", "SIZE", ""], &[false, true, true, false], &rows)?)

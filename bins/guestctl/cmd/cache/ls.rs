@@ -35,7 +35,8 @@ impl Ls {
         let refs = store.refs()?;
         let mut rows = Vec::new();
         let unnamed = store.trees()?.into_iter().filter(|id| self.all && !refs.iter().any(|found| found.tree == *id));
-        for (tree, reference) in refs.iter().map(|found| (found.tree, Some(found.clone()))).chain(unnamed.map(|id| (id, None)))
+        for (tree, reference) in
+            refs.iter().map(|found| (found.tree, Some(found.clone()))).chain(unnamed.map(|id| (id, None)))
         {
             let entries = store.tree(&tree)?.len();
             rows.push(Row { tree: tree.to_string(), entries, bytes: store.tree_bytes(&tree)?, reference });
@@ -48,7 +49,8 @@ impl Ls {
                 "trees" => found.name.clone(),
                 other => format!("{other}/{}", found.name),
             });
-            let made = row.reference.as_ref().map(|found| Timestamp { seconds: found.created, nanoseconds: 0 }.minute());
+            let made =
+                row.reference.as_ref().map(|found| Timestamp { seconds: found.created, nanoseconds: 0 }.minute());
             let tree = row.tree.get(..12).unwrap_or_default().to_owned();
             vec![name, tree, row.entries.to_string(), print::human(row.bytes), made.unwrap_or_default()]
         };

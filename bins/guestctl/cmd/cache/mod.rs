@@ -103,9 +103,10 @@ enum Command {
 impl StoreArgs {
     /// The store's directory.
     pub fn directory(&self) -> Result<PathBuf> {
-        self.cache_dir.clone().or_else(Store::default_directory).ok_or_else(|| {
-            Error::invalid("there is no directory for the cache").with_hint("name one with --cache-dir")
-        })
+        self.cache_dir
+            .clone()
+            .or_else(Store::default_directory)
+            .ok_or_else(|| Error::invalid("there is no directory for the cache").with_hint("name one with --cache-dir"))
     }
 
     fn level(&self) -> Verify {

@@ -158,11 +158,7 @@ impl Restore {
             ("rewritten", report.rewritten_files),
         ];
         if self.update {
-            rows.extend([
-                ("unchanged", report.unchanged),
-                ("replaced", report.replaced),
-                ("removed", report.removed),
-            ]);
+            rows.extend([("unchanged", report.unchanged), ("replaced", report.replaced), ("removed", report.removed)]);
         }
         rows.extend(report.refused.iter().map(|(fact, count)| (*fact, *count)));
         let mut rows: Vec<_> = rows

@@ -72,7 +72,8 @@ impl Show {
         let store = store.open()?;
         let manifest = store.tree(&store.resolve(&self.tree)?)?;
         let Some(path) = &self.path else { return self.summary(&manifest) };
-        let start = manifest.lookup(path.as_bytes())?.ok_or_else(|| Error::path(path.as_bytes(), PathProblem::NotFound))?;
+        let start =
+            manifest.lookup(path.as_bytes())?.ok_or_else(|| Error::path(path.as_bytes(), PathProblem::NotFound))?;
         let mut out = print::stdout()?;
         let mut pending = vec![start.index];
         while let Some(index) = pending.pop() {

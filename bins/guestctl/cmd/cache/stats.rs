@@ -47,7 +47,11 @@ impl Stats {
         ];
         for (name, operation) in &stats.operations {
             let rate = format!("{:.1}%", operation.hit_rate_percent);
-            rows.push(vec![format!("{name}: hits of {}", operation.hits + operation.misses), operation.hits.to_string(), rate]);
+            rows.push(vec![
+                format!("{name}: hits of {}", operation.hits + operation.misses),
+                operation.hits.to_string(),
+                rate,
+            ]);
         }
         Ok(print::table(&["CACHE", "COUNT", "SIZE"], &[false, true, true], &rows)?)
     }
