@@ -198,7 +198,7 @@ fn xattrs(path: &Path) -> Result<Vec<Xattr>> {
     for name in names.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
         match rustix::fs::lgetxattr(path, name, &mut buffer[..]) {
             Ok(len) => {
-                xattrs.push(Xattr { name: name.to_vec(), value: buffer.get(..len).unwrap_or_default().to_vec() })
+                xattrs.push(Xattr { name: name.to_vec(), value: buffer.get(..len).unwrap_or_default().to_vec() });
             }
             Err(rustix::io::Errno::NODATA | rustix::io::Errno::ACCESS | rustix::io::Errno::PERM) => {}
             Err(errno) => return Err(failed(errno)),

@@ -8,7 +8,7 @@ use super::read::{Manifest, Run};
 use super::{BLOB, DIR, ENTRY, HEADER, INLINE_BYTES, MAGIC, TIMES, VERSION, subtree};
 use crate::bytes::{escape, low_u16, low_u32, to_u64, to_usize};
 use crate::error::{Error, Result};
-use crate::fs::{DeviceNumber, FileType, Metadata, Xattr};
+use crate::fs::{FileType, Metadata, Xattr};
 use crate::limits;
 
 /// One entry to be.
@@ -168,7 +168,8 @@ impl Layout {
             let node = order.get(to_usize(u64::from(*entry))).copied().unwrap_or_default();
             let mut names = children.remove(&node).unwrap_or_default();
             names.sort_unstable_by(|a, b| name(a).cmp(name(b)));
-            if let Some([twice, _]) = names.array_windows::<2>().find(|[a, b]| name(a) == name(b)) {
+            let same = |pair: &&[u32]| matches!(pair, [a, b] if name(a) == name(b));
+            if let Some([twice, _]) = names.windows(2).find(same) {
                 return Err(Error::invalid(format!("'{}' is twice in its directory", escape(name(twice)))));
             }
             (*first, *count) = (low_u32(to_u64(order.len())), low_u32(to_u64(names.len())));
@@ -317,7 +318,7 @@ impl<'a> Writer<'a> {
     }
 
     fn content(&mut self, entry: &NewEntry, number: u32) -> Result<(u8, u32, u32)> {
-        let device = entry.metadata.rdev.unwrap_or(DeviceNumber::default());
+        let device = entry.metadata.rdev.unwrap_or_default();
         Ok(match (&entry.content, entry.metadata.file_type) {
             (_, FileType::Dir) => (4, self.layout.directory_of.get(&number).copied().unwrap_or_default(), 0),
             (_, FileType::Char | FileType::Block) => (5, device.major, device.minor),
