@@ -52,6 +52,7 @@ mod restore;
 mod stats;
 mod store;
 mod trash;
+mod tree_fs;
 mod verify;
 mod version;
 
@@ -74,6 +75,7 @@ pub use refs::{Class, Ref, name_from};
 pub use restore::{Chosen, RestoreOptions, RestoreReport, Rewrite, Strategy};
 pub use stats::{Operation, Stats};
 pub use store::{InitOptions, Store};
+pub use tree_fs::StoredTree;
 pub use verify::{Damage, VerifyOptions, VerifyReport};
 pub use version::{Compression, Features, Version};
 

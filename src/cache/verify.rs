@@ -122,13 +122,13 @@ impl Store {
         let mut needed = HashSet::new();
         let refs = self.refs().unwrap_or_default().into_iter().map(|found| found.tree);
         for tree in refs.chain(self.actions()?.into_iter().flat_map(|(_, action)| action.trees)) {
-            // What is damaged was reported.
-            let Ok(manifest) = self.tree(&tree) else {
-                if !self.tree_path(&tree).exists() {
-                    found.damage("missing", tree, "something refers to this tree, and it is not there", false);
-                }
+            let path = self.tree_path(&tree);
+            let Some(bytes) = record::read_within(&path, crate::limits::CACHE_MANIFEST_BYTES)? else {
+                found.damage("missing", tree, "something refers to this tree, and it is not there", false);
                 continue;
             };
+            // What is damaged was reported.
+            let Ok(manifest) = Manifest::verified(bytes, &tree) else { continue };
             for index in 0..manifest.blobs() {
                 needed.insert(manifest.blob(index)?.0);
             }

@@ -58,6 +58,13 @@ fn an_ext4_guest_comes_back_as_it_was() {
     let entries =
         |text: &str| text.lines().filter(|line| !line.starts_with("root ")).map(str::to_owned).collect::<Vec<_>>();
     assert_eq!(entries(&found), entries(&expected));
+    // Out of the store as an archive: GNU tar finds everything in it, whoever restored the tree and whatever was lost by that.
+    cache(dir.path(), &["tar-out", "-q", "guest", &path("tree.tar")]).text();
+    shell(
+        dir.path(),
+        "mkdir untarred; tar -x -p --xattrs --xattrs-include='*' -f tree.tar -C untarred; rmdir untarred/lost+found",
+    );
+    assert_eq!(entries(&witness(&dir.path().join("untarred"), everything)), entries(&expected));
     let shown = cache(dir.path(), &["show", "--json", "guest", "/etc/hostname"]).json();
     assert_eq!((shown["path"].as_str(), shown["size"].as_u64()), (Some("/etc/hostname"), Some(5)));
     let listed = cache(dir.path(), &["ls", "--json"]).json();

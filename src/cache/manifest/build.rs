@@ -168,7 +168,8 @@ impl Layout {
             let node = order.get(to_usize(u64::from(*entry))).copied().unwrap_or_default();
             let mut names = children.remove(&node).unwrap_or_default();
             names.sort_unstable_by(|a, b| name(a).cmp(name(b)));
-            if let Some([twice, _]) = names.windows(2).find(|pair| matches!(pair, [a, b] if name(a) == name(b))) {
+            let same = |pair: &&[u32]| matches!(pair, [a, b] if name(a) == name(b));
+            if let Some([twice, _]) = names.windows(2).find(same) {
                 return Err(Error::invalid(format!("'{}' is twice in its directory", escape(name(twice)))));
             }
             (*first, *count) = (low_u32(to_u64(order.len())), low_u32(to_u64(names.len())));

@@ -18,6 +18,7 @@ mod rm;
 mod seed;
 mod show;
 mod stats;
+mod tar_out;
 mod verify;
 
 use std::path::PathBuf;
@@ -94,6 +95,8 @@ enum Command {
     Misses(misses::Misses),
     /// Say what the cache was good for.
     Analyze(analyze::Analyze),
+    /// Write a tree as a tar archive.
+    TarOut(tar_out::TarOut),
     /// Write trees into one tar file.
     Export(export::Export),
     /// Store the trees of such a file.
@@ -150,6 +153,7 @@ impl Cache {
             Command::Explain(command) => command.run(&store),
             Command::Misses(command) => command.run(&store),
             Command::Analyze(command) => command.run(&store),
+            Command::TarOut(command) => command.run(&store),
             Command::Export(command) => command.run(&store),
             Command::Import(command) => command.run(&store),
         }
