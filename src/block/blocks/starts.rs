@@ -34,7 +34,8 @@ impl Starts {
     pub(in crate::block) fn overlaps(mut self) -> u64 {
         self.starts.sort_unstable();
         let len = self.len;
-        to_u64(self.starts.array_windows().filter(|[one, next]| u64::from(next.abs_diff(*one)) < len).count())
+        let neighbours = self.starts.iter().zip(self.starts.iter().skip(1));
+        to_u64(neighbours.filter(|(one, next)| u64::from(next.abs_diff(**one)) < len).count())
     }
 }
 

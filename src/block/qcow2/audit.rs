@@ -40,7 +40,7 @@ pub(super) fn l1_table(file: &dyn BlockDevice, layout: &Layout, l1: L1Table) -> 
         return Err(Error::corrupt(FORMAT, "L1 table", l1.offset, found, expected));
     }
     tables.sort_unstable();
-    let twice = tables.array_windows().find(|[one, next]| one == next).map(|[table, _]| *table);
+    let twice = tables.iter().zip(tables.iter().skip(1)).find(|(one, next)| one == next).map(|(table, _)| *table);
     let Some(table) = twice else { return Ok(()) };
     let mut position = None;
     for_each_word(file, l1.offset, l1.bytes(), &mut |index, entry| {

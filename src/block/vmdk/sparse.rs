@@ -190,7 +190,7 @@ impl Sparse {
     pub(super) fn audit(&self, caches: &Caches, sweep: Sweep) -> Result<()> {
         let mut tables: Vec<u32> = self.directory.iter().copied().filter(|&sector| sector != 0).collect();
         tables.sort_unstable();
-        if let Some([table, _]) = tables.array_windows().find(|[one, next]| one == next) {
+        if let Some((table, _)) = tables.iter().zip(tables.iter().skip(1)).find(|(one, next)| one == next) {
             let twice = self.directory.iter().rposition(|sector| sector == table).map_or(0, to_u64);
             let at = self.header.grain_directory.saturating_add(twice.saturating_mul(4));
             let found = format!("sector {table}, which another entry names");
@@ -217,7 +217,7 @@ impl Sparse {
     pub(super) fn shared_tables(&self) -> u64 {
         let mut tables: Vec<u32> = self.directory.iter().copied().filter(|&sector| sector != 0).collect();
         tables.sort_unstable();
-        to_u64(tables.array_windows().filter(|[one, next]| one == next).count())
+        to_u64(tables.iter().zip(tables.iter().skip(1)).filter(|(one, next)| one == next).count())
     }
 
     /// Calls `visit` with the place of each grain that has one, or what is wrong with its entry or its table; a table that
