@@ -154,7 +154,9 @@ fn damaged_vhdx() {
     for place in own {
         let mut inside = image();
         inside.put(bat, 8, place >> 20 << 20 | 6);
-        assert_eq!(inside.verdicts(), [(2, 1); 2], "{place:#x}");
+        // QEMU passes over the first MiB.
+        let theirs = if place == 0 { (0, 0) } else { (2, 1) };
+        assert_eq!(inside.verdicts(), [(2, 1), theirs], "{place:#x}");
     }
     // One block for two entries: QEMU does not look.
     let mut shared = image();
