@@ -243,6 +243,16 @@ fn a_real_guest_is_copied_as_the_kernel_shows_it() {
     command.args(["copy-out", "--json", "--preserve", "all", "-m", &format!("/dev/sda{number}")]);
     let report = copy(command.arg(&raw).arg("/").arg(&out));
     println!("{report}");
-    same("debian", &kernel, &tree(&out));
+    let mut ours = tree(&out);
+    for (path, facts) in &mut ours {
+        // Where the image's own file has a hole below a block of zeroes, the copy has one, too. Digests leave zeroes out.
+        let Some(kernels) = kernel.get(path) else { continue };
+        let inside = |run: &std::ops::Range<u64>| {
+            kernels.data.iter().any(|outer| outer.start <= run.start && run.end <= outer.end)
+        };
+        assert!(facts.data.iter().all(inside), "{}", guestctl::bytes::escape(path));
+        facts.data.clone_from(&kernels.data);
+    }
+    same("debian", &kernel, &ours);
     manifest_is_true("debian", &kernel, &manifest(&host.path().join("out.guestctl-manifest.jsonl")));
 }
