@@ -23,7 +23,7 @@ fn own_programs_accept_every_line_on_the_kernels_mount() {
     let top = kernel.path();
     let files = shell(&top, "find . -path ./giant -prune -o -path ./archives/sparse -prune -o -type f -print0").stdout;
     let files = files.iter().filter(|byte| **byte == 0).count();
-    assert!(files > 1500);
+    assert!(files > 800, "{files}");
     for (algorithm, check) in [
         ("md5", "md5sum"),
         ("sha1", "sha1sum"),

@@ -138,7 +138,8 @@ type Headers = BTreeMap<Vec<u8>, (BTreeMap<String, String>, Vec<u8>)>;
 
 fn headers(image: &Path, options: &[&str]) -> Headers {
     let output = program()
-        .args(["tar-out", "-q", "-m", "/dev/sda", "--exclude=/giant", "--exclude=/archives/sparse"])
+        // The crate does not know the names of sparse files.
+        .args(["tar-out", "-q", "-m", "/dev/sda", "--no-sparse", "--exclude=/giant", "--exclude=/archives/sparse"])
         .args(options)
         .arg(image)
         .arg("/")
