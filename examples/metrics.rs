@@ -55,7 +55,7 @@ impl Metrics {
 
 fn measure(image: &str, metrics: &mut Metrics) -> Result<()> {
     let g = Guestfs::new()?;
-    g.add_drive_ro(image)?;
+    metrics.time("add_drive", || g.add_drive_ro(image))?;
     metrics.time("launch", || g.launch())?;
     let roots = metrics.time("inspect", || g.inspect_os())?;
     let root = roots.first().ok_or_else(|| Error::invalid("no operating system").in_image(image))?;

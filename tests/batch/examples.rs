@@ -70,7 +70,7 @@ fn metrics_are_prometheus_text() {
     for line in [
         "# TYPE guestctl_operations_total counter".to_owned(),
         "guestctl_operations_total{operation=\"mount\"} 2".to_owned(),
-        "guestctl_failures_total{operation=\"launch\"} 1".to_owned(),
+        "guestctl_failures_total{operation=\"add_drive\"} 1".to_owned(),
         format!("guestctl_bytes_total{{operation=\"read_file\"}} {}", 2 * passwd),
     ] {
         assert!(out.lines().any(|found| found == line), "{line} is not in\n{out}");
