@@ -85,7 +85,7 @@ fn what_goes_in_comes_out() {
         assert_eq!(times, Times::from(metadata));
         match (&new.content, found.content) {
             (NewContent::Inline(a), Content::Inline(b)) | (NewContent::Target(a), Content::Target(b)) => {
-                assert_eq!(a, b)
+                assert_eq!(a, b);
             }
             (NewContent::Blob(digest, len), Content::Blob(blob)) => {
                 assert_eq!(manifest.blob(blob).unwrap(), (*digest, *len));
