@@ -76,7 +76,7 @@ impl Store {
         }
         for compressed in [false, true] {
             let path = self.object_path(digest, compressed);
-            if trash::bring_back(self.path(), &trash::object_name(digest, compressed), &path)? {
+            if trash::bring_back(self.path(), &trash::object_name(digest, compressed), &path)? || path.exists() {
                 let metadata = std::fs::symlink_metadata(&path);
                 if metadata.is_ok_and(|metadata| self.looks_sound(&metadata, digest, (!compressed).then_some(len)))
                     || File::open(&path).is_ok_and(|file| self.recheck(&file, digest, len, compressed).unwrap_or(false))
@@ -92,6 +92,8 @@ impl Store {
     pub(super) fn pack_is_there(&self, pack: &Pack) -> bool {
         let there = |path: &Path, name: String| {
             path.exists() || (self.is_writable() && trash::bring_back(self.path(), &name, path).unwrap_or(false))
+                // Another may have brought it back between the two looks.
+                || path.exists()
         };
         let path = self.pack_path(&pack.id, "pack");
         let metadata = there(&path, trash::pack_name(&pack.id)).then(|| std::fs::symlink_metadata(&path));

@@ -292,7 +292,9 @@ impl Store {
     /// Whether there is such a tree; one that is condemned is brought back.
     pub(super) fn has_tree(&self, id: &Digest) -> Result<bool> {
         let path = self.tree_path(id);
-        Ok(path.exists() || (self.writable && trash::bring_back(&self.root, &trash::tree_name(id), &path)?))
+        Ok(path.exists()
+            || (self.writable && trash::bring_back(&self.root, &trash::tree_name(id), &path)?)
+            || path.exists())
     }
 }
 
