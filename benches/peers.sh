@@ -35,11 +35,14 @@ cleanup() {
 trap cleanup EXIT
 cat "$image" >/dev/null # into the page cache
 
+# What is to be done before each run and not timed.
+prepare=:
 # seconds COMMAND [TIMES]: the wall time of one of so many runs in a row, output thrown away
 seconds() {
     local times=${2:-1} begin
     # Both begin without an old output: taking it away is no part of the work.
     [ -z "$fast" ] || rm -f "$fast/ours" "$fast/theirs"
+    eval "$prepare"
     begin=$EPOCHREALTIME
     bash -c "for _ in \$(seq $times); do $1; done" >/dev/null 2>"$work/stderr" || { echo "failed: $1" >&2; cat "$work/stderr" >&2; exit 1; }
     local end=$EPOCHREALTIME

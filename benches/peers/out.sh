@@ -48,9 +48,13 @@ if have b3sum; then
 fi
 
 # The whole tree into a directory in memory.
-if "$guestctl" copy-out --help >/dev/null 2>&1; then
-    compare "copy-out to tmpfs" "tar | tar, warm" "$runs" "rm -rf '$out/t'; '$guestctl' copy-out -q --preserve=all -m $root '$image' / '$out/t'" \
-        "rm -rf '$out/t'; mkdir '$out/t'; $theirs | tar -C '$out/t' --xattrs -xpf -"
-fi
+"$guestctl" copy-out -q --preserve=all -m "$root" "$image" / "$out/t"
+(cd "$mnt" && find . -xdev ! -type s -printf '%p %y %m %U %G %n %l %T@ ' -type f -printf '%s' -o -printf '\n' | sort) >"$work/x" 2>/dev/null || true
+(cd "$out/t" && find . -xdev ! -type s -printf '%p %y %m %U %G %n %l %T@ ' -type f -printf '%s' -o -printf '\n' | sort) >"$work/y" 2>/dev/null || true
+same "copy-out" "$work/x" "$work/y"
+prepare="rm -rf '$out/t'; mkdir '$out/t'"
+compare "copy-out to memory" "tar | tar, warm mount" "$runs" "'$guestctl' copy-out -q --preserve=all --no-sync --into '$out/t' -m $root '$image' /" \
+    "$theirs | tar -C '$out/t' --xattrs -xpf -"
+prepare=:
 rm -rf "$out"
 trap cleanup EXIT

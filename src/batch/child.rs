@@ -278,17 +278,12 @@ mod tests {
         let script = "trap '' TERM; (sleep 3600 & echo $!; wait) & wait";
         let (ended, output, _) = sh(script, Some(Duration::from_millis(300)), None);
         assert_eq!(ended, Ended::TimedOut);
-        let inner = String::from_utf8(output).unwrap();
-        let state = std::fs::read_to_string(format!("/proc/{}/stat", inner.trim())).unwrap_or_default();
-        assert!(state.is_empty() || state.contains(") Z "), "{state}");
+        gone(&output);
     }
 
-    #[test]
-    fn a_child_that_ends_takes_what_it_left_running_with_it() {
-        let (ended, output, _) = sh("sleep 3600 & echo $!", None, None);
-        assert_eq!(ended, Ended::Exited(0));
-        let inner = String::from_utf8(output).unwrap();
-        let path = format!("/proc/{}/stat", inner.trim());
+    /// Waits until the process whose number this is has ended; that it was killed does not end it at once.
+    fn gone(number: &[u8]) {
+        let path = format!("/proc/{}/stat", std::str::from_utf8(number).unwrap().trim());
         for _ in 0..1000 {
             let state = std::fs::read_to_string(&path).unwrap_or_default();
             if state.is_empty() || state.contains(") Z ") {
@@ -297,6 +292,13 @@ mod tests {
             std::thread::sleep(Duration::from_millis(10));
         }
         panic!("it still runs");
+    }
+
+    #[test]
+    fn a_child_that_ends_takes_what_it_left_running_with_it() {
+        let (ended, output, _) = sh("sleep 3600 & echo $!", None, None);
+        assert_eq!(ended, Ended::Exited(0));
+        gone(&output);
     }
 
     #[test]

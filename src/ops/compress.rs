@@ -96,8 +96,8 @@ impl StreamCompression {
             Self::None | Self::Gzip => 1 << 20,
             // A block of the format, so that no second one begins.
             Self::Bzip2 => 900_000 - 20,
-            Self::Xz | Self::Lz4 => 4 << 20,
-            Self::Zstd => 8 << 20,
+            // What a thread holds of it, packed and unpacked, is all the memory that it takes.
+            Self::Xz | Self::Lz4 | Self::Zstd => 4 << 20,
         }
     }
 }

@@ -50,10 +50,10 @@ mod tests {
     #[test]
     fn neighbours_are_apart_and_what_begins_inside_another_is_not() {
         let mut starts = Starts::new(512, 65_536);
-        for at in [131_072, 0, 65_536, 1 << 41, 65_536 + 512, 0] {
+        for at in [131_072, 0, 65_536, 1 << 40, 65_536 + 512, 0] {
             starts.add(at).unwrap();
         }
-        assert!(starts.add(1 << 41 | 1 << 42).is_err());
+        assert!(starts.add(1 << 41).is_err());
         assert_eq!(starts.overlaps(), 3);
         assert_eq!(Starts::new(1 << 20, 1 << 20).overlaps(), 0);
     }

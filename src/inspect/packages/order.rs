@@ -85,6 +85,14 @@ fn segments(left: &str, right: &str, letters_are_older: bool) -> Ordering {
     let (mut left, mut right) = (left.as_bytes(), right.as_bytes());
     let is_separator = |byte: &u8| !byte.is_ascii_alphanumeric() && (letters_are_older || !matches!(byte, b'~' | b'^'));
     loop {
+        if letters_are_older {
+            // What goes on with a separator or a number is newer than what has ended, what goes on with a letter older.
+            match (left.first(), right.first()) {
+                (Some(next), None) => return ended(*next),
+                (None, Some(next)) => return ended(*next).reverse(),
+                _ => {}
+            }
+        }
         let (left_skipped, left_rest) = split(left, is_separator);
         let (right_skipped, right_rest) = split(right, is_separator);
         let after = |rest: &'_ [u8]| rest.get(1..).map(<[u8]>::to_vec).unwrap_or_default();
