@@ -359,8 +359,9 @@ fn the_program_describes_itself() {
         .collect();
     assert_eq!(
         commands.join(" "),
-        "inspect filesystems ls cat find stat download df info map compare diff create convert measure check commit rebase \
-         resize snapshot serve schema completions man version"
+        "inspect filesystems ls cat find grep stat download cpio-out get-kernel initrd-list initrd-cat checksum tar-out copy-out df du \
+         info map compare cache diff create convert measure check commit rebase resize snapshot serve batch schema completions \
+         man version"
     );
     for shell in ["bash", "zsh", "fish"] {
         let script = guestctl(["completions", shell]).text();

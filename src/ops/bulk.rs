@@ -1,7 +1,7 @@
 //! Many files at once: the engine below copying out, digesting, searching and importing.
 //!
 //! A walk is cut into batches in its own order. One thread at a time walks: it reads metadata and finds out where the contents
-//! lie. All threads then read, each a batch, small files together in the order of the disk ([`Gather`]), and do what the
+//! lie. All threads then read, each a batch, small files together in the order of the disk (`gather`), and do what the
 //! operation is about. Results are delivered in the order of the walk. So a batch is a unit of work, of memory and of
 //! order; how many threads there are does not show.
 
