@@ -4,7 +4,7 @@
 //! it, so that the damage is not caught at the door. Every damaged image goes through several commands in processes of
 //! their own. The bar for each: an exit code that is documented, an error message that says what is wrong (for a corrupt
 //! image: format, field, byte, found and expected), JSON that parses, at most two seconds of processor time, at most
-//! 64 MiB of memory (128 MiB for whole trees). `cargo test --test hostile -- --nocapture` prints one row per suite.
+//! 64 MiB of memory (128 MiB for whole trees, 192 for two guests). `cargo test --test hostile -- --nocapture` prints one row per suite.
 //!
 //! What is random comes from [`SEED`], so a failure repeats.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]

@@ -94,11 +94,11 @@ fn one_compressed_cluster(gib: u64) -> Disk {
 #[test]
 fn gigabytes_of_one_compressed_cluster() {
     hold("32 GiB of one compressed cluster", "qcow2", &one_compressed_cluster(32), ASK, true);
-    // Half a gigabyte is really converted: time grows with what is read, memory does not.
+    // Clusters that are one and the same make more of a disk than its file holds, and whatever reads all of it refuses.
     let commands = ["convert -q -O qcow2 --compress --no-clone IMAGE OUT", "compare IMAGE IMAGE"];
     let mut small = one_compressed_cluster(1);
     small.be(24, 8, 256 << 20);
-    hold("256 MiB of one compressed cluster", "qcow2", &small, &commands, false);
+    hold("256 MiB of one compressed cluster", "qcow2", &small, &commands, true);
 }
 
 #[test]

@@ -14,6 +14,8 @@ const CPU_MS: u64 = 2_000;
 const MEMORY_KIB: u64 = 64 << 10;
 /// The same for what reads whole trees: contents are on their way beside the names of a directory.
 const TREE_MEMORY_KIB: u64 = 128 << 10;
+/// The same for what holds two guests at once, and what differs between them.
+const TWO_GUESTS_MEMORY_KIB: u64 = 192 << 10;
 /// After this a command is ended. Generous: the machine may be busy, and processor time is what counts.
 const WALL: Duration = Duration::from_secs(20);
 /// Bytes that a command may store. A small image can stand for a disk full of data, and the host is not to be filled.
@@ -197,8 +199,12 @@ fn shortcomings(command: &str, outcome: &Outcome) -> Vec<String> {
     if outcome.cpu_ms > CPU_MS {
         found.push(format!("{} ms of processor time", outcome.cpu_ms));
     }
-    let is_tree = ["tar-out ", "checksum "].iter().any(|tree| command.starts_with(tree));
-    if outcome.memory_kib > if is_tree { TREE_MEMORY_KIB } else { MEMORY_KIB } {
+    let allowed = match command.split(' ').next() {
+        Some("tar-out" | "checksum") => TREE_MEMORY_KIB,
+        Some("diff") => TWO_GUESTS_MEMORY_KIB,
+        _ => MEMORY_KIB,
+    };
+    if outcome.memory_kib > allowed {
         found.push(format!("{} MiB of memory", outcome.memory_kib >> 10));
     }
     found

@@ -169,7 +169,10 @@ fn is_set(bitmap: &[u8], bit: u32) -> bool {
 fn zeroes(bitmap: &[u8], bits: u32) -> u32 {
     let (bytes, rest) = (to_usize(u64::from(bits >> 3)), bits & 7);
     let whole = bitmap.get(..bytes).unwrap_or(bitmap);
-    let zeroes = whole.iter().fold(0u32, |sum, byte| sum.saturating_add(byte.count_zeros()));
+    // Word by word: a hostile filesystem has millions of bitmaps.
+    let (words, odd) = whole.as_chunks::<8>();
+    let zeroes = words.iter().fold(0u32, |sum, word| sum.saturating_add(u64::from_le_bytes(*word).count_zeros()));
+    let zeroes = odd.iter().fold(zeroes, |sum, byte| sum.saturating_add(byte.count_zeros()));
     let last = bitmap.get(bytes).map_or(0, |byte| (byte | 0xff << rest).count_zeros());
     zeroes.saturating_add(last)
 }
@@ -179,11 +182,14 @@ fn for_each_zero_run(bitmap: &[u8], bits: u32, visit: &mut dyn FnMut(Range<u32>)
     let mut at = 0u32;
     let mut start = None;
     while at < bits {
-        // Whole bytes of one kind are passed over at once.
-        let byte = bitmap.get(to_usize(u64::from(at >> 3))).copied().unwrap_or(0xff);
-        let (used, step) = match byte {
-            0xff if at & 7 == 0 => (true, 8),
-            0 if at & 7 == 0 => (false, 8),
+        // Whole words and bytes of one kind are passed over at once.
+        let rest = bitmap.get(to_usize(u64::from(at >> 3))..).unwrap_or_default();
+        let byte = rest.first().copied().unwrap_or(0xff);
+        let (used, step) = match (byte, rest.first_chunk::<8>()) {
+            (0xff, Some([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff])) if at & 7 == 0 => (true, 64),
+            (0, Some([0, 0, 0, 0, 0, 0, 0, 0])) if at & 7 == 0 => (false, 64),
+            (0xff, _) if at & 7 == 0 => (true, 8),
+            (0, _) if at & 7 == 0 => (false, 8),
             _ => (byte >> (at & 7) & 1 != 0, 1),
         };
         match (used, start) {
