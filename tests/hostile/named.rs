@@ -243,6 +243,7 @@ fn half_a_petabyte_of_free_space() {
     }
     let commands = ["filesystems --json IMAGE", "convert -q -O qcow2 --skip-free --no-clone IMAGE OUT"];
     for (name, pattern) in [("nothing free", 0xff), ("every other block free", 0x55), ("all free", 0)] {
-        hold(&format!("ext4 of 512 TiB, {name}"), "qcow2", &large_ext4(pattern), &commands, false);
+        // One cluster over and over is more than the file holds: to convert it is refused.
+        hold(&format!("ext4 of 512 TiB, {name}"), "qcow2", &large_ext4(pattern), &commands, true);
     }
 }

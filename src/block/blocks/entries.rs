@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::block::{BlockDevice, ExtentKind, Lru};
-use crate::bytes::{div_rem, to_usize};
+use crate::bytes::{div_rem, to_u64, to_usize};
 use crate::error::{Error, Result};
 
 /// Entries of a slice, as bits.
@@ -82,6 +82,13 @@ impl Entries {
         window.entries.get(to_usize(within)).copied().ok_or_else(|| {
             Error::corrupt("table", "entry", self.position(index), index, format!("less than {}", self.count))
         })
+    }
+
+    /// How many entries from `index` on are the same as it, as far as the window that it was got through goes.
+    pub(in crate::block) fn alike(window: &Window, index: u64) -> u64 {
+        let within = index & 1u64.wrapping_shl(SLICE_BITS).wrapping_sub(1);
+        let rest = window.entries.get(to_usize(within)..).unwrap_or_default();
+        to_u64(rest.iter().take_while(|entry| Some(*entry) == rest.first()).count())
     }
 
     /// Whether entry `index` was never stored, in a hole of the file; and the first entry after it for which that is

@@ -187,8 +187,12 @@ impl Map {
             return 0;
         }
         // What is wrong with the file is for whoever reads it.
-        let next = self.entries.unstored_until(index).unwrap_or(index);
-        let (chunks, rest) = div_rem(next, self.chunk_ratio.saturating_add(1));
+        self.block_of(self.entries.unstored_until(index).unwrap_or(index))
+    }
+
+    /// The block of entry `index`; of a bitmap's entry, the block after it.
+    fn block_of(&self, index: u64) -> u64 {
+        let (chunks, rest) = div_rem(index, self.chunk_ratio.saturating_add(1));
         chunks.saturating_mul(self.chunk_ratio).saturating_add(rest)
     }
 
@@ -217,12 +221,18 @@ impl BlockMap for Map {
         let len = self.block_size.saturating_sub(within);
         let index = block.saturating_add(chunk);
         let entry = self.entries.get(window, index)?;
+        // Most tables are long runs of entries that are the same: where such a run ends on the disk.
+        let alike = |window: &Window| {
+            self.block_of(index.saturating_add(Entries::alike(window, index))).saturating_mul(self.block_size)
+        };
         match (entry & 7, &self.bitmaps) {
             (NOT_PRESENT, _) => {
-                let end = self.first_stored_block(index).saturating_mul(self.block_size);
+                let end = self.first_stored_block(index).saturating_mul(self.block_size).max(alike(window));
                 return Ok(Run { place: Place::Unallocated, len: len.max(end.saturating_sub(at)) });
             }
-            (1..=3 | 5, _) => return Ok(Run { place: Place::Zero, len }),
+            (1..=3 | 5, _) => {
+                return Ok(Run { place: Place::Zero, len: len.max(alike(window).saturating_sub(at)) });
+            }
             (FULLY_PRESENT, _) | (PARTIALLY_PRESENT, Some(_)) => {}
             (state, _) => {
                 let (position, found) = (self.entries.position(index), format!("state {state}"));

@@ -225,6 +225,12 @@ mod tests {
             let counted: u32 = runs(&bitmap, bits).into_iter().map(|(start, end)| end - start).sum();
             assert_eq!(zeroes(&bitmap, bits), counted, "{bits} bits");
         }
+        let long: Vec<u8> = [[0xff; 9], [0; 9], [0xff; 9], [0; 9]].concat();
+        for bits in 0..=long.len() as u32 * 8 {
+            let counted: u32 = runs(&long, bits).into_iter().map(|(start, end)| end - start).sum();
+            assert_eq!(zeroes(&long, bits), counted, "{bits} bits");
+        }
+        assert_eq!(runs(&long, 288), [(72, 144), (216, 288)]);
         assert_eq!(runs(&[0xff, 0xff], 16), []);
         assert_eq!(runs(&[0, 0], 16), [(0, 16)]);
         assert_eq!(runs(&[0, 0], 13), [(0, 13)]);
