@@ -87,6 +87,8 @@ impl TarOut {
             if to_stdout {
                 let descriptor = io::stdout().as_fd().try_clone_to_owned();
                 let mut out = File::from(descriptor.map_err(|error| Error::io("use", "standard output", error))?);
+                // A pipe that holds a piece of the archive; writer and reader wait for one another less. Nothing else has one.
+                let _ = rustix::pipe::fcntl_setpipe_size(&out, 1 << 20);
                 ops::tar_out(&mounts, &directory, &mut out, &options, &progress)
             } else {
                 ops::tar_out_file(&mounts, &directory, &self.archive, &options, &progress)
