@@ -49,8 +49,8 @@ fi
 
 # The whole tree into a directory in memory.
 "$guestctl" copy-out -q --preserve=all -m "$root" "$image" / "$out/t"
-(cd "$mnt" && find . -xdev ! -type s -printf '%p %y %m %U %G %n %l %T@ ' -type f -printf '%s' -o -printf '\n' | sort) >"$work/x" 2>/dev/null || true
-(cd "$out/t" && find . -xdev ! -type s -printf '%p %y %m %U %G %n %l %T@ ' -type f -printf '%s' -o -printf '\n' | sort) >"$work/y" 2>/dev/null || true
+(cd "$mnt" && find . -xdev -mindepth 1 ! -type s -printf '%p %y %m %U %G %l %T@\n' | sort) >"$work/x"
+(cd "$out/t" && find . -xdev -mindepth 1 ! -type s -printf '%p %y %m %U %G %l %T@\n' | sort) >"$work/y"
 same "copy-out" "$work/x" "$work/y"
 prepare="rm -rf '$out/t'; mkdir '$out/t'"
 compare "copy-out to memory" "tar | tar, warm mount" "$runs" "'$guestctl' copy-out -q --preserve=all --no-sync --into '$out/t' -m $root '$image' /" \
