@@ -59,9 +59,11 @@ pub use open::{
     Image, OpenOptions, OpenOverlay, open, open_backing_writable, open_device, open_overlay, open_writable,
     open_writable_file,
 };
+pub(crate) use open::split_snapshot;
 pub use overlay::Overlay;
 pub use probe::{ImageFormat, probe};
 pub use slice::Slice;
+pub(crate) use split::may_be_split;
 pub use survey::{Survey, Surveyor};
 pub use wrapped::Container;
 pub use writable::WritableFile;

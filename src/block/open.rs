@@ -314,7 +314,7 @@ fn container_of(
 }
 
 /// `disk.qcow2#name` as `(disk.qcow2, name)`, unless a file of the whole name exists.
-fn split_snapshot(path: &Path) -> (&Path, Option<&str>) {
+pub(crate) fn split_snapshot(path: &Path) -> (&Path, Option<&str>) {
     let whole = path.to_str().and_then(|text| text.rsplit_once('#'));
     match whole {
         Some((file, name)) if !name.is_empty() && !path.exists() => (Path::new(file), Some(name)),

@@ -66,6 +66,11 @@ pub(super) fn join(path: &Path, first: HostFile) -> Result<(Arc<dyn BlockDevice>
     }
 }
 
+/// Whether the file may be the first of several, by its name.
+pub(crate) fn may_be_split(path: &Path) -> bool {
+    first_of(path).is_some()
+}
+
 /// The name without its number, when it is a first part's.
 fn first_of(path: &Path) -> Option<(String, u64)> {
     let (stem, number) = path.to_str()?.rsplit_once('.')?;

@@ -110,8 +110,20 @@ impl Store {
         Ok(serde_json::from_slice(text).ok())
     }
 
-    /// Keeps a result.
+    /// Keeps a result. It is on the disk when this returns.
     pub fn record_action(&self, key: ActionKey, trees: Vec<Digest>, result: String, duration_ns: u64) -> Result<()> {
+        self.write_action(key, trees, result, duration_ns, true)
+    }
+
+    /// The same; one that is not `durable` may be lost when the machine goes down.
+    pub(super) fn write_action(
+        &self,
+        key: ActionKey,
+        trees: Vec<Digest>,
+        result: String,
+        duration_ns: u64,
+        durable: bool,
+    ) -> Result<()> {
         self.check_writable()?;
         let lease = self.lease()?;
         for tree in &trees {
@@ -128,7 +140,8 @@ impl Store {
         let text = serde_json::to_vec(&action).map_err(|error| Error::invalid(error.to_string()))?;
         crate::limits::check("bytes of a result", text.len() as u64, crate::limits::CACHE_RECORD_BYTES / 2)?;
         let bytes = [Digest::of(&text).hex().as_bytes(), b"\n", &text].concat();
-        record::replace(&self.staging(), &self.action_path(&digest), &bytes)?;
+        let write = if durable { record::replace } else { record::replace_soon };
+        write(&self.staging(), &self.action_path(&digest), &bytes)?;
         drop(turn);
         Ok(())
     }

@@ -18,6 +18,7 @@ use super::Digest;
 use super::import::{ImportOptions, Imported};
 use super::manifest::Manifest;
 use super::objects::{Object, read_all};
+use super::pack::Window;
 use super::refs::Ref;
 use super::store::Store;
 use crate::bytes::escape;
@@ -54,7 +55,7 @@ impl Store {
         let head = serde_json::to_vec_pretty(&Head { format: FORMAT, refs: refs.to_vec() });
         let head = head.map_err(|error| Error::invalid(error.to_string()))?;
         archive.append_data(&mut header(head.len() as u64), HEAD, &head[..]).map_err(failed)?;
-        let (mut exported, mut known) = (Exported::default(), HashSet::new());
+        let (mut exported, mut known, mut window) = (Exported::default(), HashSet::new(), Window::in_order());
         for found in refs {
             if !known.insert(found.tree) {
                 continue;
@@ -71,7 +72,7 @@ impl Store {
                 let name = format!("blobs/{digest}");
                 match self.object(&digest, len)? {
                     Object::Packed { pack, place } => {
-                        let bytes = self.read_packed(&digest, &pack, &place)?;
+                        let bytes = self.read_packed(&digest, &pack, &place, &mut window)?;
                         self.check(&digest, &bytes)?;
                         archive.append_data(&mut header(len), name, &bytes[..]).map_err(failed)?;
                     }

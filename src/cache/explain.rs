@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::action::ActionKey;
-use super::store::Store;
+use super::store::{Store, list_sharded};
 use crate::error::Result;
 
 /// Why there was no result.
@@ -20,8 +20,16 @@ pub struct Cause {
 impl Store {
     /// Why there is no result under a key.
     pub fn explain(&self, key: &ActionKey) -> Result<Cause> {
+        self.explain_among(key, usize::MAX)
+    }
+
+    /// The same with a look at no more than so many results: a miss must not cost more the more there are.
+    pub(super) fn explain_among(&self, key: &ActionKey, most: usize) -> Result<Cause> {
         let mut nearest: Option<Vec<String>> = None;
-        for (_, action) in self.actions()?.into_iter().filter(|(_, action)| action.key.operation == key.operation) {
+        for digest in list_sharded(&self.path().join("actions"), "")?.into_iter().take(most) {
+            let Some(action) = self.read_action(&digest)?.filter(|action| action.key.operation == key.operation) else {
+                continue;
+            };
             let mut differs: Vec<String> = key
                 .parts
                 .iter()
@@ -45,7 +53,7 @@ impl Store {
             ("evicted", "give gc more room (--max-size) or days, or pin the tree")
         } else if has("image") && differs.len() == 1 {
             ("image-changed", "nothing: the content is another; keep images that do not change read-only")
-        } else if has("revision") {
+        } else if has("revision") || has("program") {
             ("operation-revised", "nothing: this version computes something else")
         } else if has("rules") || has("profiles") {
             ("rules-changed", "use the same excludes, includes and profiles everywhere")

@@ -1,25 +1,26 @@
-//! Which image this is, by its content.
+//! Which image this is.
 //!
-//! An image's id is the digest of its files' bytes, backing files included, holes and zeroes skipped: the same disk in a
-//! sparse and in a full file has one id. Reading it all takes a while, so digests of files are remembered by what `stat(2)`
-//! tells, in `index.redb`. As in git, a file that was changed within two seconds of being read is not remembered: it could
+//! An image's id is made of the digests of its files: its own, and every file that it names and the gate lets in (backing
+//! files, extents, data files). A file's digest is that of its bytes, holes and zeroes skipped: the same disk in a sparse and
+//! in a full file has one id. Reading it all takes a while, so digests are remembered by what `stat(2)` tells of the file, in
+//! `index/`, a record for each. As in git, a file that was changed within the last two seconds is not remembered: it could
 //! change again and look the same. Losing the index loses time.
+//!
+//! Where reading the whole image would take longer than what its result saves, what `stat(2)` tells takes the digest's
+//! place ([`Effort::Little`]): such an id ends with the file, and a copy has another.
 
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use rayon::prelude::*;
-use redb::{Database, ReadableDatabase, TableDefinition};
 
-use super::Digest;
 use super::store::Store;
-use crate::block::{BlockDevice, ExtentKind, FormatSpecific, HostFile, ImageFormat, ImageInfo, OpenOptions};
+use super::{Digest, record};
+use crate::block::{self, BlockDevice, ExtentKind, Gated, GatePolicy, HostFile, OpenGate, OpenOptions, Reference};
 use crate::bytes::{to_u64, to_usize};
-use crate::error::Result;
-
-/// Device and inode, to what was found there.
-const FILES: TableDefinition<'_, (u64, u64), (u64, i128, i128, [u8; 32])> = TableDefinition::new("files");
+use crate::error::{Error, Result};
 
 /// Bytes that one thread reads at a time.
 const CHUNK: u64 = 4 << 20;
@@ -27,97 +28,75 @@ const CHUNK: u64 = 4 << 20;
 /// Times closer to now than this say nothing.
 const RACY: Duration = Duration::from_secs(2);
 
-impl Store {
-    /// The id of the image at `path`. `None` when it has parts that its headers do not list (VMDK), or is no file.
-    pub fn image_id(&self, path: &Path, options: &OpenOptions) -> Result<Option<Digest>> {
-        let chain = ImageInfo::read_chain(path, options)?;
-        let mut parts = Vec::new();
-        for info in &chain {
-            let has_other_file = match &info.format_specific {
-                Some(FormatSpecific::Qcow2 { data_file, .. }) => data_file.is_some(),
-                _ => false,
-            };
-            if info.format == ImageFormat::Vmdk || has_other_file {
-                return Ok(None);
-            }
-            let file = Path::new(&info.filename);
-            if !file.is_file() {
-                return Ok(None);
-            }
-            parts.push(info.format.name().as_bytes().to_vec());
-            parts.push(self.file_digest(file)?.as_bytes().to_vec());
-        }
-        Ok(Some(Digest::derive("guestctl.image.v1", parts.iter().map(Vec::as_slice))))
+/// Allocated bytes of an image that are read without being asked for: a matter of milliseconds.
+const FEW_BYTES: u64 = 64 << 20;
+
+/// How much may be done to find an image's id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effort {
+    /// Digests that are remembered, and those of small files; else what `stat(2)` tells takes their place.
+    Little,
+    /// Every byte is read unless its file's digest is remembered.
+    Whole,
+}
+
+/// An image's id, and the files that it is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageId {
+    digest: Digest,
+    files: Vec<(PathBuf, Stamp)>,
+}
+
+impl ImageId {
+    /// The id.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        self.digest
     }
 
-    /// The digest of one file, remembered or read.
-    fn file_digest(&self, path: &Path) -> Result<Digest> {
-        let file = HostFile::open(path)?;
-        let stat = |file: &HostFile| file.file().metadata().ok();
-        let before = stat(&file);
-        let key = before.as_ref().map(|stat| (stat.dev(), stat.ino()));
-        if let Some((before, key)) = before.as_ref().zip(key)
-            && let Some((size, mtime, ctime, digest)) = self.remembered(key)
-            && (size, mtime, ctime)
-                == (
-                    before.len(),
-                    nanoseconds(before.mtime(), before.mtime_nsec()),
-                    nanoseconds(before.ctime(), before.ctime_nsec()),
-                )
-        {
-            return Ok(Digest::from_bytes(digest));
-        }
-        let begun = SystemTime::now();
-        let digest = digest_of(&file)?;
-        if let Some((before, key)) = before.zip(key)
-            && is_settled(&before, begun)
-        {
-            let mtime = nanoseconds(before.mtime(), before.mtime_nsec());
-            let ctime = nanoseconds(before.ctime(), before.ctime_nsec());
-            self.remember(key, (before.len(), mtime, ctime, *digest.as_bytes()));
-        }
-        Ok(digest)
+    /// Whether no file of the image has changed since.
+    #[must_use]
+    pub fn is_unchanged(&self) -> bool {
+        self.files.iter().all(|(path, stamp)| std::fs::metadata(path).is_ok_and(|stat| Stamp::of(&stat) == *stamp))
     }
+}
 
-    fn index(&self) -> Option<Database> {
-        // Another process may have it: then nothing is remembered this time. A damaged one is made anew.
-        let path = self.path().join("index.redb");
-        match Database::create(&path) {
-            Ok(index) => Some(index),
-            Err(redb::DatabaseError::DatabaseAlreadyOpen) => None,
-            Err(error) => {
-                log::debug!("{}: {error}: made anew", path.display());
-                if self.is_writable() {
-                    let _ = std::fs::remove_file(&path);
-                }
-                None
-            }
+/// What `stat(2)` tells of a file's content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    mtime: i128,
+    ctime: i128,
+}
+
+impl Stamp {
+    fn of(stat: &std::fs::Metadata) -> Self {
+        Self {
+            device: stat.dev(),
+            inode: stat.ino(),
+            size: stat.len(),
+            mtime: nanoseconds(stat.mtime(), stat.mtime_nsec()),
+            ctime: nanoseconds(stat.ctime(), stat.ctime_nsec()),
         }
     }
 
-    fn remembered(&self, key: (u64, u64)) -> Option<(u64, i128, i128, [u8; 32])> {
-        if !self.path().join("index.redb").exists() {
-            return None;
-        }
-        let table = self.index()?.begin_read().ok()?.open_table(FILES).ok()?;
-        let found = redb::ReadableTable::get(&table, key).ok()??;
-        Some(found.value())
+    /// Whether the last change is long enough ago for its time to tell it from a next one.
+    fn is_settled(&self, now: SystemTime) -> bool {
+        let now = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+        let last = self.mtime.max(self.ctime).saturating_add_unsigned(RACY.as_nanos());
+        i128::try_from(now).unwrap_or(0) > last
     }
 
-    fn remember(&self, key: (u64, u64), value: (u64, i128, i128, [u8; 32])) {
-        if !self.is_writable() {
-            return;
-        }
-        let Some(index) = self.index() else { return };
-        let remembered = (|| {
-            let write = index.begin_write()?;
-            write.open_table(FILES)?.insert(key, value)?;
-            write.commit()?;
-            Ok::<(), redb::Error>(())
-        })();
-        if let Err(error) = remembered {
-            log::debug!("index.redb: {error}");
-        }
+    fn to_bytes(self) -> Vec<u8> {
+        let numbers = [self.device, self.inode, self.size].into_iter().flat_map(u64::to_le_bytes);
+        numbers.chain([self.mtime, self.ctime].into_iter().flat_map(i128::to_le_bytes)).collect()
+    }
+
+    /// The name of its record: the same for one inode, so that a file has one record.
+    fn name(&self) -> Digest {
+        Digest::derive("guestctl.inode.v1", [&self.device.to_le_bytes()[..], &self.inode.to_le_bytes()])
     }
 }
 
@@ -125,12 +104,104 @@ fn nanoseconds(seconds: i64, nanoseconds: i64) -> i128 {
     i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds)
 }
 
-/// Whether the file's last change is long enough ago for its time to tell it from a next one.
-fn is_settled(stat: &std::fs::Metadata, begun: SystemTime) -> bool {
-    let changed = [(stat.mtime(), stat.mtime_nsec()), (stat.ctime(), stat.ctime_nsec())];
-    let last = changed.into_iter().map(|(seconds, part)| nanoseconds(seconds, part)).max().unwrap_or(i128::MAX);
-    let begun = begun.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos());
-    i128::try_from(begun).unwrap_or(0) > last.saturating_add_unsigned(RACY.as_nanos())
+/// Lets in what another gate lets in, and remembers what that was.
+#[derive(Debug)]
+struct Recorder {
+    gate: Arc<dyn OpenGate>,
+    files: Mutex<Vec<PathBuf>>,
+}
+
+impl OpenGate for Recorder {
+    fn open(&self, image: &Path, reference: &Reference) -> Result<Gated> {
+        let gated = self.gate.open(image, reference)?;
+        self.files.lock().unwrap_or_else(PoisonError::into_inner).push(gated.path.clone());
+        Ok(gated)
+    }
+
+    fn policy(&self) -> Option<GatePolicy> {
+        self.gate.policy()
+    }
+}
+
+impl Store {
+    /// The id of the image at `path`, which may name a snapshot or a disk (`#name`) like that of [`block::open`]. `None`
+    /// when it is no file (an NBD export, a device), lies in several (`.001`), or when too little effort would have to do
+    /// for a file that has just been changed.
+    pub fn image_id(&self, path: &Path, options: &OpenOptions, effort: Effort) -> Result<Option<ImageId>> {
+        let (file, part) = block::split_snapshot(path);
+        if !file.is_file() || block::may_be_split(file) {
+            return Ok(None);
+        }
+        let recorder = Arc::new(Recorder { gate: options.gate.clone(), files: Mutex::default() });
+        let image = block::open(path, &OpenOptions { gate: recorder.clone(), ..options.clone() })?;
+        let part = options.snapshot.as_deref().or(part).unwrap_or_default();
+        let mut parts = vec![image.info.format.name().as_bytes().to_vec(), part.as_bytes().to_vec()];
+        drop(image);
+        let mut files = vec![file.to_owned()];
+        files.append(&mut recorder.files.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut stamps = Vec::new();
+        for file in files {
+            let Some((id, stamp)) = self.file_id(&file, effort)? else { return Ok(None) };
+            parts.push(id);
+            stamps.push((file, stamp));
+        }
+        let digest = Digest::derive("guestctl.image.v2", parts.iter().map(Vec::as_slice));
+        Ok(Some(ImageId { digest, files: stamps }))
+    }
+
+    /// What stands for one file's content: its digest, or its stamp.
+    fn file_id(&self, path: &Path, effort: Effort) -> Result<Option<(Vec<u8>, Stamp)>> {
+        let file = HostFile::open(path)?;
+        let stat = file.file().metadata().map_err(|error| Error::io("stat", path.display(), error))?;
+        if !stat.is_file() {
+            return Ok(None);
+        }
+        let stamp = Stamp::of(&stat);
+        let by_content = |digest: Digest| Ok(Some(([b"content", &digest.as_bytes()[..]].concat(), stamp)));
+        if let Some(digest) = self.remembered(&stamp) {
+            return by_content(digest);
+        }
+        let begun = SystemTime::now();
+        if effort == Effort::Little && stat.blocks().saturating_mul(512) > FEW_BYTES {
+            let settled = stamp.is_settled(begun);
+            return Ok(settled.then(|| ([b"stat", &stamp.to_bytes()[..]].concat(), stamp)));
+        }
+        let digest = digest_of(&file)?;
+        if stamp.is_settled(begun) {
+            self.remember(&stamp, &digest);
+        }
+        by_content(digest)
+    }
+
+    fn record_of(&self, stamp: &Stamp) -> PathBuf {
+        self.path().join("index").join(stamp.name().shard())
+    }
+
+    /// The digest of the file with this stamp, if it was remembered and the record is whole.
+    fn remembered(&self, stamp: &Stamp) -> Option<Digest> {
+        let bytes = std::fs::read(self.record_of(stamp)).ok()?;
+        let digest = bytes.get(..32)?.try_into().ok()?;
+        (bytes == fact(stamp, &Digest::from_bytes(digest))).then(|| Digest::from_bytes(digest))
+    }
+
+    /// Nothing waits for the disk: half a record is none.
+    fn remember(&self, stamp: &Stamp, digest: &Digest) {
+        if !self.is_writable() {
+            return;
+        }
+        let path = self.record_of(stamp);
+        let _ = std::fs::create_dir_all(path.parent().unwrap_or(&path));
+        if let Err(error) = record::replace_soon(&self.staging(), &path, &fact(stamp, digest)) {
+            log::debug!("{error}: not remembered");
+        }
+    }
+}
+
+/// A file's digest, and a digest of that and the file's stamp, which tells the record from half of it and from those of
+/// other stamps.
+fn fact(stamp: &Stamp, digest: &Digest) -> Vec<u8> {
+    let sum = Digest::derive("guestctl.index.v1", [&stamp.to_bytes()[..], digest.as_bytes()]);
+    [*digest.as_bytes(), *sum.as_bytes()].concat()
 }
 
 /// The digest of a file's bytes: of each chunk that is not all zeroes, with its number, on all threads.
@@ -160,13 +231,22 @@ fn digest_of(file: &HostFile) -> Result<Digest> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::{InitOptions, Store};
+    use crate::block::ImageFormat;
+    use crate::cache::InitOptions;
+
+    fn store(directory: &Path) -> Store {
+        Store::init(directory.join("s"), &InitOptions { pack_threshold: Some(0), ..Default::default() }).unwrap()
+    }
+
+    fn age(path: &Path) {
+        let file = std::fs::File::options().write(true).open(path).unwrap();
+        file.set_modified(SystemTime::now() - Duration::from_secs(60)).unwrap();
+    }
 
     #[test]
-    fn holes_do_not_show_changes_do_and_what_settled_is_remembered() {
+    fn holes_do_not_show_and_changes_do() {
         let dir = tempfile::tempdir().unwrap();
-        let store =
-            Store::init(dir.path().join("s"), &InitOptions { pack_threshold: Some(0), ..Default::default() }).unwrap();
+        let store = store(dir.path());
         let (sparse, full) = (dir.path().join("sparse.raw"), dir.path().join("full.raw"));
         let mut bytes = vec![0u8; 9 << 20];
         bytes[5 << 20] = 1;
@@ -175,24 +255,55 @@ mod tests {
         file.set_len(9 << 20).unwrap();
         std::os::unix::fs::FileExt::write_all_at(&file, &[1], 5 << 20).unwrap();
         let options = OpenOptions { format: Some(ImageFormat::Raw), ..OpenOptions::default() };
-        let id = |path: &Path| store.image_id(path, &options).unwrap().unwrap();
-        assert_eq!(id(&sparse), id(&full));
-        // Just written: not remembered.
-        assert!(!store.path().join("index.redb").exists());
-        let stat = std::fs::metadata(&full).unwrap();
-        assert!(!is_settled(&stat, SystemTime::now()));
-        assert!(is_settled(&stat, SystemTime::now() + Duration::from_secs(3)));
-        store.remember((1, 2), (3, 4, 5, [6; 32]));
-        assert_eq!(store.remembered((1, 2)), Some((3, 4, 5, [6; 32])));
-        assert_eq!(store.remembered((1, 3)), None);
-        std::fs::write(store.path().join("index.redb"), b"damaged").unwrap();
-        assert_eq!(store.remembered((1, 2)), None);
-        store.remember((1, 2), (3, 4, 5, [7; 32]));
-        store.remember((1, 2), (3, 4, 5, [7; 32]));
-        assert_eq!(store.remembered((1, 2)), Some((3, 4, 5, [7; 32])));
-        bytes[0] = 1;
+        let id = |path: &Path| store.image_id(path, &options, Effort::Whole).unwrap().unwrap();
         let before = id(&full);
+        assert_eq!(id(&sparse).digest(), before.digest());
+        assert!(before.is_unchanged());
+        // Small images are read in any case.
+        assert_eq!(store.image_id(&full, &options, Effort::Little).unwrap().unwrap(), before);
+        // Just written: not remembered.
+        assert!(!store.path().join("index").exists());
+        bytes[0] = 1;
         std::fs::write(&full, &bytes).unwrap();
-        assert_ne!(id(&full), before);
+        assert!(!before.is_unchanged());
+        assert_ne!(id(&full).digest(), before.digest());
+    }
+
+    #[test]
+    fn what_settled_is_remembered_until_it_changes_or_the_record_is_damaged() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        let path = dir.path().join("image");
+        std::fs::write(&path, b"content").unwrap();
+        age(&path);
+        let stamp = Stamp::of(&std::fs::metadata(&path).unwrap());
+        // The time of the last change of the inode cannot be set: it is now.
+        assert!(!stamp.is_settled(SystemTime::now()));
+        assert!(stamp.is_settled(SystemTime::now() + Duration::from_secs(3)));
+        assert_eq!(store.remembered(&stamp), None);
+        store.remember(&stamp, &Digest::of(b"content"));
+        assert_eq!(store.remembered(&stamp), Some(Digest::of(b"content")));
+        for other in [Stamp { size: 8, ..stamp }, Stamp { mtime: 1, ..stamp }, Stamp { ctime: 1, ..stamp }] {
+            assert_eq!(store.remembered(&other), None);
+        }
+        assert_eq!(store.remembered(&Stamp { inode: stamp.inode + 1, ..stamp }), None);
+        let record = store.record_of(&stamp);
+        let mut bytes = std::fs::read(&record).unwrap();
+        bytes[3] ^= 1;
+        std::fs::write(&record, &bytes).unwrap();
+        assert_eq!(store.remembered(&stamp), None);
+        std::fs::write(&record, b"short").unwrap();
+        assert_eq!(store.remembered(&stamp), None);
+    }
+
+    #[test]
+    fn a_large_image_that_was_just_written_has_no_cheap_id() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        let path = dir.path().join("large.raw");
+        std::fs::write(&path, vec![1u8; to_usize(FEW_BYTES) + (1 << 20)]).unwrap();
+        let options = OpenOptions { format: Some(ImageFormat::Raw), ..OpenOptions::default() };
+        assert_eq!(store.image_id(&path, &options, Effort::Little).unwrap(), None);
+        assert!(store.image_id(&path, &options, Effort::Whole).unwrap().is_some());
     }
 }

@@ -19,7 +19,7 @@
 //!        /quarantine/          damaged objects, never delivered
 //!        /variants/aa/<62 hex> blobs with a guest's mode, owner and times, for hard links     (`restore`)
 //!        /events/<day>.jsonl   what happened, a line each                                     (`events`)
-//!        /index.redb           derived: digests of image files by what stat(2) tells; losing it loses nothing
+//!        /index/aa/<62 hex>    derived: digests of image files by what stat(2) tells; losing it loses nothing  (`identity`)
 //!        /gc.lock              turns: publishing shares it, condemning has it alone
 //! ```
 //!
@@ -44,6 +44,7 @@ mod identity;
 mod import;
 mod lease;
 pub mod manifest;
+mod memo;
 mod objects;
 mod pack;
 mod record;
@@ -69,7 +70,9 @@ pub use events::{Event, EventKind};
 pub use explain::Cause;
 pub use gc::{GcOptions, GcReport};
 pub use import::{Described, Durability, Import, ImportOptions, ImportReport, Imported, Prepared, Source};
+pub use identity::{Effort, ImageId};
 pub use lease::Lease;
+pub use memo::{Known, Memo, Recording};
 pub use objects::Verify;
 pub use refs::{Class, Ref, name_from};
 pub use restore::{Chosen, RestoreOptions, RestoreReport, Rewrite, Strategy};

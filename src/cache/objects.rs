@@ -1,12 +1,13 @@
 //! Finding a blob, and being sure of it before anybody gets a byte.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
-use super::pack::{Catalog, Pack, Place, Writer};
+use super::pack::{Catalog, Pack, Place, Window, Writer};
 use super::store::Store;
 use super::{Compression, Digest, record, seal, trash};
 use crate::error::{Error, Result};
@@ -46,18 +47,8 @@ impl Store {
 
     /// Whether the blob is stored where it can be relied on; what is condemned is brought back.
     pub(super) fn has(&self, digest: &Digest, len: u64) -> Result<bool> {
-        for compressed in [false, true] {
-            let path = self.object_path(digest, compressed);
-            match std::fs::symlink_metadata(&path) {
-                Ok(metadata) if self.looks_sound(&metadata, digest, (!compressed).then_some(len)) => return Ok(true),
-                Ok(_) => {
-                    if File::open(&path).is_ok_and(|file| self.recheck(&file, digest, len, compressed).unwrap_or(false))
-                    {
-                        return Ok(true);
-                    }
-                }
-                Err(_) => {}
-            }
+        if [false, true].into_iter().any(|compressed| self.has_file(digest, len, compressed)) {
+            return Ok(true);
         }
         if self.catalog().find(digest).is_some_and(|(pack, _)| self.pack_is_there(&pack)) {
             return Ok(true);
@@ -76,16 +67,22 @@ impl Store {
         }
         for compressed in [false, true] {
             let path = self.object_path(digest, compressed);
-            if trash::bring_back(self.path(), &trash::object_name(digest, compressed), &path)? || path.exists() {
-                let metadata = std::fs::symlink_metadata(&path);
-                if metadata.is_ok_and(|metadata| self.looks_sound(&metadata, digest, (!compressed).then_some(len)))
-                    || File::open(&path).is_ok_and(|file| self.recheck(&file, digest, len, compressed).unwrap_or(false))
-                {
-                    return Ok(true);
-                }
+            trash::bring_back(self.path(), &trash::object_name(digest, compressed), &path)?;
+            if self.has_file(digest, len, compressed) {
+                return Ok(true);
             }
         }
         Ok(false)
+    }
+
+    /// Whether the blob is a file of its own in its place, and sound.
+    pub(super) fn has_file(&self, digest: &Digest, len: u64, compressed: bool) -> bool {
+        let path = self.object_path(digest, compressed);
+        match std::fs::symlink_metadata(&path) {
+            Ok(metadata) if self.looks_sound(&metadata, digest, (!compressed).then_some(len)) => true,
+            Ok(_) => File::open(&path).is_ok_and(|file| self.recheck(&file, digest, len, compressed).unwrap_or(false)),
+            Err(_) => false,
+        }
     }
 
     /// Whether the pack and its index have their names; they are brought back when they were condemned.
@@ -125,19 +122,19 @@ impl Store {
     /// quarantine and is an error.
     pub(super) fn object(&self, digest: &Digest, len: u64) -> Result<Object> {
         for attempt in 0..2 {
+            // A small one is packed, as a rule; looking for a file takes as long as making one.
+            let is_small = len < self.version().pack_threshold_bytes;
+            if is_small && let Some(found) = self.packed_object(digest, len)? {
+                return Ok(found);
+            }
             for compressed in [false, true] {
                 if let Some((file, path)) = self.open_loose(digest, compressed)? {
                     self.check_loose(&file, digest, len, compressed)?;
                     return Ok(Object::Loose { file, path, compressed });
                 }
             }
-            let found = self.catalog().find(digest);
-            if let Some((pack, place)) = found {
-                if u64::from(place.len) != len {
-                    return Err(Error::corrupt("cache", "blob length", place.offset, place.len, len));
-                }
-                self.check_pack(&pack)?;
-                return Ok(Object::Packed { pack, place });
+            if !is_small && let Some(found) = self.packed_object(digest, len)? {
+                return Ok(found);
             }
             if attempt == 0 {
                 self.refresh()?;
@@ -153,19 +150,32 @@ impl Store {
         Err(error.in_image(self.path().display()).with_hint("add the image again; guestctl cache verify tells more"))
     }
 
+    fn packed_object(&self, digest: &Digest, len: u64) -> Result<Option<Object>> {
+        let Some((pack, place)) = self.catalog().find(digest) else { return Ok(None) };
+        if u64::from(place.len) != len {
+            return Err(Error::corrupt("cache", "blob length", place.offset, place.len, len));
+        }
+        self.check_pack(&pack)?;
+        Ok(Some(Object::Packed { pack, place }))
+    }
+
     /// The blob's own file, where it should be or where gc has put it.
     fn open_loose(&self, digest: &Digest, compressed: bool) -> Result<Option<(File, PathBuf)>> {
         let path = self.object_path(digest, compressed);
-        // A second look at its place: between the first and the trash it may have been brought back.
-        let places = [Some(path.clone()), trash_if_any(self.path(), digest, compressed), Some(path)];
-        for path in places.into_iter().flatten() {
-            match File::open(&path) {
-                Ok(file) => return Ok(Some((file, path))),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(Error::io("open", path.display(), error)),
-            }
+        let open = |path: PathBuf| match File::open(&path) {
+            Ok(file) => Ok(Some((file, path))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::io("open", path.display(), error)),
+        };
+        if let Some(found) = open(path.clone())? {
+            return Ok(Some(found));
         }
-        Ok(None)
+        let condemned = trash::find(self.path(), &trash::object_name(digest, compressed));
+        if let Some(found) = condemned.map(open).transpose()?.flatten() {
+            return Ok(Some(found));
+        }
+        // Between the first look and the trash it may have been brought back.
+        open(path)
     }
 
     fn check_loose(&self, file: &File, digest: &Digest, len: u64, compressed: bool) -> Result<()> {
@@ -233,9 +243,9 @@ impl Store {
             let mut writer = Writer::create(&staging)?;
             let mut places: Vec<_> = pack.index.iter().collect();
             places.sort_unstable_by_key(|(_, place)| place.offset);
-            let mut kept = 0u64;
+            let (mut kept, mut window) = (0u64, Window::in_order());
             for (digest, place) in places {
-                if let Ok(blob) = pack.read(&digest, &place)
+                if let Ok(blob) = pack.read(&digest, &place, &mut window)
                     && Digest::of(&blob) == digest
                 {
                     writer.add(digest, &blob, self.version().compression == Compression::Zstd)?;
@@ -267,8 +277,14 @@ impl Store {
     }
 
     /// A packed blob's bytes, held against its digest when the level asks.
-    pub(super) fn read_packed(&self, digest: &Digest, pack: &Pack, place: &Place) -> Result<Vec<u8>> {
-        let read = pack.read(digest, place);
+    pub(super) fn read_packed<'w>(
+        &self,
+        digest: &Digest,
+        pack: &Pack,
+        place: &Place,
+        window: &'w mut Window,
+    ) -> Result<Cow<'w, [u8]>> {
+        let read = pack.read(digest, place, window);
         let level = self.verification();
         let check = level == Verify::Always || (level == Verify::FirstUse && !self.is_proven(digest));
         match read {
@@ -290,7 +306,7 @@ impl Store {
     pub(super) fn read_blob(&self, digest: &Digest, len: u64) -> Result<Vec<u8>> {
         crate::limits::check("bytes of a blob in memory", len, crate::limits::CALL_BYTES)?;
         match self.object(digest, len)? {
-            Object::Packed { pack, place } => self.read_packed(digest, &pack, &place),
+            Object::Packed { pack, place } => Ok(self.read_packed(digest, &pack, &place, &mut Window::default())?.into_owned()),
             Object::Loose { file, path, compressed } => {
                 let mut bytes = Vec::new();
                 read_all(&file, compressed, len, &mut |part| {
@@ -339,10 +355,6 @@ impl Store {
             self.proven().lock().unwrap_or_else(PoisonError::into_inner).insert(*digest);
         }
     }
-}
-
-fn trash_if_any(root: &Path, digest: &Digest, compressed: bool) -> Option<PathBuf> {
-    trash::find(root, &trash::object_name(digest, compressed))
 }
 
 /// The digest of an object's content; `None` when it is no zstd frame or has another length.

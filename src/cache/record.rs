@@ -32,18 +32,26 @@ pub(super) fn read_within(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
 
 /// Writes the file under a temporary name in `staging`, makes it durable, and gives it its name, in place of what has it.
 pub(super) fn replace(staging: &Path, path: &Path, bytes: &[u8]) -> Result<()> {
-    let temporary = write_durably(staging, bytes)?;
-    let renamed = std::fs::rename(&temporary, path).map_err(|error| Error::io("rename to", path.display(), error));
-    if renamed.is_err() {
-        let _ = std::fs::remove_file(&temporary);
-    }
-    renamed?;
+    rename_over(&write(staging, bytes, true)?, path)?;
     sync_directory_of(path)
+}
+
+/// The same without waiting for the disk, for what tells by itself whether it is whole.
+pub(super) fn replace_soon(staging: &Path, path: &Path, bytes: &[u8]) -> Result<()> {
+    rename_over(&write(staging, bytes, false)?, path)
+}
+
+fn rename_over(temporary: &Path, path: &Path) -> Result<()> {
+    let renamed = std::fs::rename(temporary, path).map_err(|error| Error::io("rename to", path.display(), error));
+    if renamed.is_err() {
+        let _ = std::fs::remove_file(temporary);
+    }
+    renamed
 }
 
 /// The same, unless there is a file of that name: false.
 pub(super) fn create(staging: &Path, path: &Path, bytes: &[u8]) -> Result<bool> {
-    let temporary = write_durably(staging, bytes)?;
+    let temporary = write(staging, bytes, true)?;
     let made = rename_new(&temporary, path)?;
     if made {
         sync_directory_of(path)?;
@@ -51,11 +59,11 @@ pub(super) fn create(staging: &Path, path: &Path, bytes: &[u8]) -> Result<bool> 
     Ok(made)
 }
 
-fn write_durably(staging: &Path, bytes: &[u8]) -> Result<std::path::PathBuf> {
+fn write(staging: &Path, bytes: &[u8], durable: bool) -> Result<std::path::PathBuf> {
     let path = staging.join(format!("record-{}", random()));
     let written = File::options().write(true).create_new(true).open(&path).and_then(|mut file| {
         file.write_all(bytes)?;
-        file.sync_all()
+        if durable { file.sync_all() } else { Ok(()) }
     });
     written.map_err(|error| {
         let _ = std::fs::remove_file(&path);

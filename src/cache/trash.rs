@@ -2,6 +2,7 @@
 //!
 //! Epochs count up: the directory of the newest stays when its files are deleted. Names are `object-<hex>`, `object-<hex>.zst`, `pack-<hex>` with `index-<hex>`, `tree-<hex>`.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use super::Digest;
@@ -54,6 +55,13 @@ pub(super) fn delete(root: &Path, epoch: u64) -> Result<bool> {
 /// Where a condemned file lies.
 pub(super) fn find(root: &Path, name: &str) -> Option<PathBuf> {
     epochs(root).into_iter().map(|epoch| directory(root, epoch).join(name)).find(|path| path.exists())
+}
+
+/// The names of all condemned objects.
+pub(super) fn objects(root: &Path) -> HashSet<String> {
+    let entries = epochs(root).into_iter().flat_map(|epoch| std::fs::read_dir(directory(root, epoch)));
+    let names = entries.flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    names.filter(|name| name.starts_with("object-")).collect()
 }
 
 /// Brings a condemned file back to `path`; false when it is not there.

@@ -72,10 +72,7 @@ impl StoredTree {
         let (digest, len) = self.manifest.blob(blob)?;
         match self.store.object(&digest, len)? {
             Object::Loose { file, path, compressed: false } => Ok(Arc::new(HostFile::from_file(file, &path)?)),
-            Object::Packed { pack, place } => {
-                Ok(Arc::new(Memory::new(self.store.read_packed(&digest, &pack, &place)?)))
-            }
-            Object::Loose { .. } => Ok(Arc::new(Memory::new(self.store.read_blob(&digest, len)?))),
+            _ => Ok(Arc::new(Memory::new(self.store.read_blob(&digest, len)?))),
         }
     }
 }

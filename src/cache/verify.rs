@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::manifest::Manifest;
 use super::objects::digest_of_file;
-use super::pack::{Index, Pack};
+use super::pack::{Index, Pack, Window};
 use super::store::Store;
 use super::{Digest, random, record};
 use crate::bytes::to_u64;
@@ -228,12 +228,14 @@ impl Store {
             let repaired = options.repair && record::replace(&self.staging(), &index, pack.index.as_bytes()).is_ok();
             found.damage("index", pack.id, "it is damaged", repaired);
         }
-        let mut damaged = 0u64;
-        for (digest, place) in pack.index.iter() {
+        let (mut damaged, mut window) = (0u64, Window::in_order());
+        let mut places: Vec<_> = pack.index.iter().collect();
+        places.sort_unstable_by_key(|(_, place)| place.offset);
+        for (digest, place) in places {
             found.with(|report| {
                 (report.packed_blobs, report.bytes) = (report.packed_blobs + 1, report.bytes + u64::from(place.stored));
             });
-            let sound = pack.read(&digest, &place).is_ok_and(|blob| Digest::of(&blob) == digest);
+            let sound = pack.read(&digest, &place, &mut window).is_ok_and(|blob| Digest::of(&blob) == digest);
             if !sound {
                 damaged += 1;
                 found.damage("packed", digest, format!("it is damaged in the pack {}", pack.id), options.repair);

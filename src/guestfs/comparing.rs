@@ -21,6 +21,6 @@ impl Guestfs {
     /// What differs between two installed systems, by packages, users, services and settings. Nothing has to be mounted.
     pub fn inspect_differences(&self, root: &str, other: &Self, other_root: &str) -> Result<Differences> {
         let (systems, others) = (self.operating_systems()?, other.operating_systems()?);
-        inspect::differences(inspection::find(&systems, root)?, inspection::find(&others, other_root)?)
+        inspect::differences(inspection::find(systems.iter(), root)?, inspection::find(others.iter(), other_root)?)
     }
 }

@@ -81,9 +81,19 @@ impl Drive {
         Ok(Self { name, path: path.to_owned(), options })
     }
 
-    pub(super) fn open(&self) -> Result<OpenDrive> {
+    /// The image's path as it was given.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// How its image is opened.
+    pub(super) fn open_options(&self) -> block::OpenOptions {
         let DriveOptions { format, gate, snapshot, nbd, .. } = self.options.clone();
-        let options = block::OpenOptions { format, gate, snapshot, nbd };
+        block::OpenOptions { format, gate, snapshot, nbd }
+    }
+
+    pub(super) fn open(&self) -> Result<OpenDrive> {
+        let options = self.open_options();
         let image = if self.options.out_of_process {
             worker::open(&self.path, &options, self.options.worker.as_deref())?
         } else {

@@ -13,7 +13,7 @@ impl Guestfs {
     /// Finds operating systems and returns their root filesystems; an empty list is no error, several are multi-boot.
     /// What is mounted stays mounted. The findings are kept: `inspect_get_*` and later calls answer from them.
     pub fn inspect_os(&self) -> Result<Vec<String>> {
-        Ok(self.operating_systems()?.iter().map(|system| system.root.clone()).collect())
+        self.systems(|systems| Ok(systems.map(|system| system.root.clone()).collect()))
     }
 
     /// The roots of an earlier [`inspect_os`](Self::inspect_os), or of a new one.
@@ -21,7 +21,7 @@ impl Guestfs {
         self.inspect_os()
     }
 
-    /// Everything that inspection found, packages apart.
+    /// Everything that inspection finds in the images, packages apart, with the guests' filesystems mounted.
     pub fn operating_systems(&self) -> Result<Arc<Vec<OperatingSystem>>> {
         let launched = self.launched()?;
         if let Some(found) = &*launched.inspected.read().unwrap_or_else(PoisonError::into_inner) {
@@ -34,7 +34,7 @@ impl Guestfs {
 
     /// Mounts everything that the guest with this root would have mounted, and nothing else.
     pub fn mount_inspected(&self, root: &str) -> Result<()> {
-        let mounts = self.system(root, |system| system.mounts.clone())?;
+        let mounts = find(self.operating_systems()?.iter(), root)?.mounts.clone();
         self.launched()?.change_mounts(|table| {
             *table = mounts;
             Ok(())
@@ -119,13 +119,26 @@ impl Guestfs {
 
     /// The installed packages by database, with what could not be read in each.
     pub fn inspect_packages(&self, root: &str) -> Result<Vec<PackageList>> {
-        let systems = self.operating_systems()?;
-        inspect::packages(&find(&systems, root)?.guest())
+        if self.cache().is_some() {
+            let inspection = self.inspection(true)?;
+            let found = inspection.iter().find(|inspected| inspected.system.root == root);
+            return Ok(found.ok_or_else(|| no_root(root))?.packages.clone().unwrap_or_default());
+        }
+        inspect::packages(&find(self.operating_systems()?.iter(), root)?.guest())
     }
 
     fn system<T>(&self, root: &str, field: impl FnOnce(&OperatingSystem) -> T) -> Result<T> {
-        let systems = self.operating_systems()?;
-        find(&systems, root).map(field)
+        self.systems(|mut systems| find(&mut systems, root).map(field))
+    }
+
+    /// What was found, by looking or in the cache.
+    fn systems<T>(&self, read: impl FnOnce(&mut dyn Iterator<Item = &OperatingSystem>) -> Result<T>) -> Result<T> {
+        let looked = self.launched()?.inspected.read().unwrap_or_else(PoisonError::into_inner).clone();
+        match looked {
+            Some(systems) => read(&mut systems.iter()),
+            None if self.cache().is_some() => read(&mut self.inspection(false)?.iter().map(|found| &found.system)),
+            None => read(&mut self.operating_systems()?.iter()),
+        }
     }
 
     fn word(&self, root: &str, field: impl FnOnce(&OperatingSystem) -> Option<&Sourced<String>>) -> Result<String> {
@@ -137,11 +150,16 @@ fn unknown() -> String {
     "unknown".to_owned()
 }
 
-pub(super) fn find<'a>(systems: &'a [OperatingSystem], root: &str) -> Result<&'a OperatingSystem> {
-    let found = systems.iter().find(|system| system.root == root);
-    found.ok_or_else(|| {
-        Error::invalid(format!("{root} is not the root of an operating system")).with_hint("inspect_os lists them")
-    })
+/// The system with this root.
+pub(super) fn find<'a>(
+    mut systems: impl Iterator<Item = &'a OperatingSystem>,
+    root: &str,
+) -> Result<&'a OperatingSystem> {
+    systems.find(|system| system.root == root).ok_or_else(|| no_root(root))
+}
+
+fn no_root(root: &str) -> Error {
+    Error::invalid(format!("{root} is not the root of an operating system")).with_hint("inspect_os lists them")
 }
 
 impl Launched {

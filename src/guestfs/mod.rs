@@ -15,6 +15,7 @@ mod inspection;
 mod kernel;
 mod listing;
 mod looking;
+mod memoised;
 mod mounting;
 
 use std::collections::BTreeMap;
@@ -27,7 +28,9 @@ pub use files::Stat;
 pub use kernel::{GetKernelOptions, GuestKernel, KernelFile};
 pub use listing::Listed;
 pub use looking::{Dirent, GrepFlags, TskDirent};
+pub use memoised::Inspected;
 
+use crate::cache::Store;
 use crate::error::{Error, Result};
 use crate::fs::{Filesystem, MountTable};
 use crate::inspect::OperatingSystem;
@@ -56,6 +59,7 @@ use drive::Drive;
 #[derive(Debug, Default)]
 pub struct Guestfs {
     state: RwLock<State>,
+    cache: RwLock<Option<Arc<Store>>>,
     verbose: AtomicBool,
 }
 
@@ -78,12 +82,16 @@ impl Default for State {
 /// What there is after launch.
 #[derive(Debug)]
 struct Launched {
+    /// The drives as they were added.
+    drives: Vec<Drive>,
     devices: Devices,
     mounts: RwLock<Arc<MountTable>>,
     /// Filesystems by mountable, each opened (and its journal replayed) once.
     filesystems: Mutex<BTreeMap<String, Arc<dyn Filesystem>>>,
     /// What `inspect_os` found; `inspect_get_*` reads it.
     inspected: RwLock<Option<Arc<Vec<OperatingSystem>>>>,
+    /// What a cache knew, or got, of that.
+    inspection: RwLock<Option<Arc<Vec<Inspected>>>>,
 }
 
 impl Guestfs {
@@ -126,12 +134,14 @@ impl Guestfs {
             State::Launched(_) => return Err(Error::invalid("the handle is launched already")),
             State::Closed => return Err(closed()),
         };
-        let drives = drives.iter().map(Drive::open).collect::<Result<Vec<_>>>()?;
+        let open = drives.iter().map(Drive::open).collect::<Result<Vec<_>>>()?;
         let launched = Launched {
-            devices: Devices::new(drives),
+            drives: drives.clone(),
+            devices: Devices::new(open),
             mounts: RwLock::default(),
             filesystems: Mutex::default(),
             inspected: RwLock::default(),
+            inspection: RwLock::default(),
         };
         *state = State::Launched(Arc::new(launched));
         Ok(())

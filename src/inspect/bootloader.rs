@@ -1,6 +1,6 @@
 //! Boot loaders, the default command line, and which firmware can start the guest.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::candidate::Candidate;
 use super::discoverable::{BIOS_BOOT, Purpose, purpose};
@@ -9,7 +9,7 @@ use super::{assignments, bls, grub};
 use crate::error::Result;
 
 /// Which boot loader.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[allow(missing_docs, reason = "each is a program's proper name")]
 pub enum BootloaderKind {
@@ -29,7 +29,7 @@ pub enum BootloaderKind {
 }
 
 /// One configured boot loader.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bootloader {
     /// Which.
     pub kind: BootloaderKind,
@@ -38,7 +38,7 @@ pub struct Bootloader {
 }
 
 /// What starts the boot loader.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Firmware {
     /// PC BIOS.

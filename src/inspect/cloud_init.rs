@@ -1,12 +1,12 @@
 //! cloud-init: where the guest will look for its configuration, and what it has been given already.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::reader::{Reader, Sourced, first_line};
 use crate::error::Result;
 
 /// How cloud-init is set up in a guest.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CloudInit {
     /// Its configuration file.
     pub source: String,

@@ -9,7 +9,7 @@
 //! | 0x202 | 4 | `header` | `HdrS` |
 //! | 0x20e | 2 | `kernel_version` | offset of the text, less 0x200 |
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::bls;
 use super::bootloader::DefaultKernel;
@@ -19,7 +19,7 @@ use crate::bytes::{Record, fixed_text};
 use crate::error::Result;
 
 /// How a kernel is packed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum KernelKind {
     /// A kernel image.
@@ -29,7 +29,7 @@ pub enum KernelKind {
 }
 
 /// One installed kernel.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kernel {
     /// `6.1.0-18-amd64`; of a unified image, its name.
     pub version: String,

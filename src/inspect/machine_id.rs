@@ -1,13 +1,13 @@
 //! machine-id(5): whether an image carries an identity that its clones would share.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::reader::{Reader, Sourced};
 use crate::error::Result;
 use crate::fs::FileType;
 
 /// What `/etc/machine-id` holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MachineId {
     /// 32 hexadecimal digits: clones of this image share it.

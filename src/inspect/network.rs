@@ -1,12 +1,12 @@
 //! Where a guest configures its network: the files, by the program that reads them.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::reader::Reader;
 use crate::error::Result;
 
 /// Which program reads a network configuration file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NetworkKind {
     /// Debian's and Alpine's `interfaces`.
@@ -28,7 +28,7 @@ pub enum NetworkKind {
 }
 
 /// One network configuration file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkFile {
     /// Which program reads it.
     pub kind: NetworkKind,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::assemble::Assembled;
 use super::candidate::Candidate;
@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::fs::{GuestPath, MountTable};
 
 /// One filesystem that a guest uses.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestFilesystem {
     /// Its name: `/dev/sda1`.
     pub mountable: String,
@@ -31,7 +31,7 @@ pub struct GuestFilesystem {
 ///
 /// It serializes to JSON with these field names, which are stable; lists are complete and in the order described with
 /// their types. The namespace itself is left out.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct OperatingSystem {
     /// The root filesystem's name.
     pub root: String,
@@ -62,7 +62,7 @@ pub struct OperatingSystem {
     /// `apt`, `dnf`, `zypper` …
     pub package_management: Option<String>,
     /// What is mounted where, in mount order. Only filesystems that are on the guest's disks; the others are noted.
-    #[serde(serialize_with = "mountpoints_as_text")]
+    #[serde(serialize_with = "mountpoints_as_text", deserialize_with = "mountpoints_from_text")]
     pub mountpoints: BTreeMap<GuestPath, String>,
     /// The filesystems in the order of their first mountpoints, then swap space.
     pub filesystems: Vec<GuestFilesystem>,
@@ -102,7 +102,7 @@ pub struct OperatingSystem {
     pub recovery: Vec<String>,
     /// What could not be read or found.
     pub notes: Vec<String>,
-    /// The guest's filesystems, mounted at its own mountpoints.
+    /// The guest's filesystems, mounted at its own mountpoints; none in what comes from JSON.
     #[serde(skip)]
     pub mounts: MountTable,
 }
@@ -247,4 +247,12 @@ fn mountpoints_as_text<S: Serializer>(
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
     serializer.collect_map(mountpoints.iter().map(|(path, mountable)| (path.to_string(), mountable)))
+}
+
+fn mountpoints_from_text<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<GuestPath, String>, D::Error> {
+    let mountpoints = BTreeMap::<String, String>::deserialize(deserializer)?.into_iter();
+    let parse = |(path, mountable): (String, String)| Ok((GuestPath::parse(&path)?, mountable));
+    mountpoints.map(parse).collect::<crate::Result<_>>().map_err(serde::de::Error::custom)
 }

@@ -11,14 +11,14 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::reader::{Reader, Sourced};
 use crate::error::Result;
 use crate::limits;
 
 /// The program that runs as process 1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[allow(missing_docs, reason = "each is a program's proper name")]
 pub enum InitSystem {
@@ -33,7 +33,7 @@ pub enum InitSystem {
 }
 
 /// How a service is set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ServiceState {
     /// Something starts it.
@@ -43,7 +43,7 @@ pub enum ServiceState {
 }
 
 /// A unit, service or job that is enabled or masked.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Service {
     /// `ssh.service`, `sshd`.
     pub name: String,

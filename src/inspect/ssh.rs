@@ -3,14 +3,14 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::reader::Reader;
 use crate::error::Result;
 
 /// One host key.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SshHostKey {
     /// `rsa`, `ecdsa`, `ed25519`.
     pub key_type: String,

@@ -14,7 +14,7 @@ use super::filter::{Filter, Verdict};
 use super::problems::{Problem, Problems};
 use super::walk::{Entry, EntrySink, Flow, Visited, walk};
 use crate::cache::{
-    ActionKey, Described, Digest, Event, EventKind, Import, ImportOptions, ImportReport, Imported, Prepared, Ref,
+    ActionKey, Described, Digest, Event, EventKind, ImageId, Import, ImportOptions, ImportReport, Imported, Prepared, Ref,
     Source, Store,
 };
 use crate::error::{Error, ErrorKind, PathProblem, Result};
@@ -35,6 +35,8 @@ pub struct CacheAddOptions {
     pub reference: Option<Ref>,
     /// What decides the tree, when that is known: the same key gives the same tree without looking at the guest.
     pub key: Option<ActionKey>,
+    /// The images of the key: when one changes while it is read, nobody is told that this tree is that key's.
+    pub images: Vec<ImageId>,
 }
 
 /// What was added.
@@ -144,7 +146,8 @@ pub fn cache_add(
         files: counted.files.load(Ordering::Relaxed),
         bytes: counted.bytes.load(Ordering::Relaxed),
     });
-    if let Some(key) = options.key.clone().filter(|_| problems.is_empty()) {
+    let unchanged = options.images.iter().all(ImageId::is_unchanged);
+    if let Some(key) = options.key.clone().filter(|_| problems.is_empty() && unchanged) {
         let duration = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
         store.record_action(key, vec![imported.tree], String::new(), duration)?;
     }

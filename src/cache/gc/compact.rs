@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::super::pack::{Pack, Writer};
+use super::super::pack::{Pack, Window, Writer};
 use super::super::store::Store;
 use super::super::{Compression, record, trash};
 use super::mark::{Expired, Live};
@@ -36,14 +36,14 @@ pub(super) fn compact(
     std::fs::create_dir(&staging).map_err(|error| Error::io("make", staging.display(), error))?;
     let compacted = (|| {
         let mut writer = Writer::create(&staging)?;
-        let mut taken = std::collections::HashSet::new();
+        let (mut taken, mut window) = (std::collections::HashSet::new(), Window::in_order());
         for pack in &packs {
             let mut living: Vec<_> = pack.index.iter().filter(|(digest, _)| live.blobs.contains(digest)).collect();
             // In the order in which they were packed, which is that of restoring.
             living.sort_unstable_by_key(|(_, place)| place.offset);
             for (digest, place) in living {
                 if taken.insert(digest) {
-                    let blob = store.read_packed(&digest, pack, &place)?;
+                    let blob = store.read_packed(&digest, pack, &place, &mut window)?;
                     if super::Digest::of(&blob) != digest {
                         store.mark_packed(&digest, &pack.id);
                         return Err(store.damaged(&digest));

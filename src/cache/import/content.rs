@@ -9,7 +9,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 use super::super::manifest::{INLINE_BYTES, NewContent, Run};
-use super::super::{Compression, Digest, random, seal};
+use super::super::{Compression, Digest, random, seal, trash};
 use super::{Durability, Import, Loose, add};
 use crate::block::{BlockDevice, ExtentKind, for_each_extent};
 use crate::bytes::{to_u64, to_usize};
@@ -105,7 +105,7 @@ impl Import<'_> {
         }
         let digest = Digest::of(&bytes);
         let content = NewContent::Blob(digest, len);
-        if self.store.has(&digest, len)? {
+        if self.is_stored(&digest, len)? {
             self.deduplicated(len)?;
             return Ok(Prepared { sparse, ..Prepared::of(content) });
         }
@@ -135,13 +135,13 @@ impl Import<'_> {
             if to_u64(bytes.len()) != len || Digest::of(&bytes) != *digest {
                 return Err(refused(Digest::of(&bytes)));
             }
-            if self.store.has(digest, len)? {
+            if self.is_stored(digest, len)? {
                 return self.deduplicated(len);
             }
             let mut tree = self.tree.lock().unwrap_or_else(PoisonError::into_inner);
             return self.pack(&mut tree, *digest, &bytes);
         }
-        if self.store.has(digest, len)? {
+        if self.is_stored(digest, len)? {
             return self.deduplicated(len);
         }
         let mut file = self.loose_file()?;
@@ -175,6 +175,29 @@ impl Import<'_> {
         self.keep(file, found, len, 0)
     }
 
+    /// Whether the blob is there, by a look that is cheap: it is asked of each file. What gc takes away between this and the
+    /// end is looked for again then; what it took before and is not seen here is stored a second time.
+    fn is_stored(&self, digest: &Digest, len: u64) -> Result<bool> {
+        if let Some((pack, _)) = self.store.catalog().find(digest) {
+            let mut there = self.packs_there.lock().unwrap_or_else(PoisonError::into_inner);
+            if *there.entry(pack.id).or_insert_with(|| self.store.pack_is_there(&pack)) {
+                return Ok(true);
+            }
+        }
+        // What is small is in packs, here and in the trash.
+        let is_small = len < self.store.version().pack_threshold_bytes;
+        if is_small && self.store.condemned().find(digest).is_none() {
+            return Ok(false);
+        }
+        if !is_small && self.store.has_file(digest, len, self.compressed()) {
+            return Ok(true);
+        }
+        if !is_small && !self.condemned.contains(&trash::object_name(digest, self.compressed())) {
+            return Ok(false);
+        }
+        self.store.has(digest, len)
+    }
+
     fn compressed(&self) -> bool {
         self.store.version().compression == Compression::Zstd
     }
@@ -188,7 +211,7 @@ impl Import<'_> {
         })?;
         let digest = Digest::from(hasher.finalize());
         let known = self.loose.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&digest);
-        if known || self.store.has(&digest, stored)? {
+        if known || self.is_stored(&digest, stored)? {
             self.deduplicated(stored)?;
             return Ok(digest);
         }

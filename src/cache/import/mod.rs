@@ -26,7 +26,7 @@ pub use content::{Prepared, Source};
 use super::manifest::{Builder, NewContent, NewEntry};
 use super::pack::{FULL, Finished, Writer};
 use super::store::Store;
-use super::{Digest, Lease};
+use super::{Digest, Lease, trash};
 use crate::error::{Error, Result};
 use crate::fs::{Metadata, Xattr};
 
@@ -133,6 +133,10 @@ pub struct Import<'a> {
     loose: Mutex<HashMap<Digest, Loose>>,
     /// Whether the image's blocks can be cloned into the store, as far as is known.
     can_clone: AtomicBool,
+    /// Packs that were looked for, and whether they are there.
+    packs_there: Mutex<HashMap<Digest, bool>>,
+    /// Names of objects that were in the trash when this began.
+    condemned: HashSet<String>,
     counters: Counters,
 }
 
@@ -176,8 +180,9 @@ impl Store {
         let builder = Builder::new(options.keep_times);
         let tree = Mutex::new(Tree { builder, pack: None, packs: Vec::new(), packed: HashSet::new() });
         let can_clone = AtomicBool::new(self.version().reflink);
-        let (loose, counters) = Default::default();
-        Ok(Import { store: self, options, lease, staging, tree, loose, can_clone, counters })
+        let condemned = trash::objects(self.path());
+        let (loose, packs_there, counters) = Default::default();
+        Ok(Import { store: self, options, lease, staging, tree, loose, can_clone, packs_there, condemned, counters })
     }
 }
 

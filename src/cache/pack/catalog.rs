@@ -1,5 +1,6 @@
 //! All packs of a store, and which blob lies in which.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -8,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::super::{Digest, trash};
 use super::{Index, Place, RECORD_HEADER, unpack};
-use crate::bytes::{Record, to_usize};
+use crate::bytes::{Record, to_u64, to_usize};
 use crate::error::{Error, Result};
 
 /// One pack.
@@ -48,18 +49,46 @@ impl Pack {
         Ok(self.file.get_or_init(|| opened))
     }
 
-    /// A blob's bytes; the record must be that of this digest. Its content is not held against the digest.
-    pub(crate) fn read(&self, digest: &Digest, place: &Place) -> Result<Vec<u8>> {
+    /// A blob's bytes; the record must be that of this digest. Its content is not held against the digest. What is read is
+    /// a window of the pack: a blob that lies in the last one costs no call.
+    pub(crate) fn read<'w>(&self, digest: &Digest, place: &Place, window: &'w mut Window) -> Result<Cow<'w, [u8]>> {
         let start = place.offset.saturating_sub(RECORD_HEADER);
-        let mut bytes = vec![0; to_usize(RECORD_HEADER.saturating_add(u64::from(place.stored)))];
-        let read = self.file()?.read_exact_at(&mut bytes, start);
-        read.map_err(|error| Error::io("read", self.path.display(), error))?;
-        let stored = bytes.split_off(to_usize(RECORD_HEADER));
-        let record = Record::new("pack", &bytes, start);
+        let end = place.offset.saturating_add(u64::from(place.stored));
+        if window.pack != Some(self.id) || start < window.start || end > window.end() {
+            let until = end.max(start.saturating_add(window.ahead)).min(self.index.pack_len().max(end));
+            (window.pack, window.start) = (None, start);
+            window.bytes.resize(to_usize(until.saturating_sub(start)), 0);
+            let read = self.file()?.read_exact_at(&mut window.bytes, start);
+            read.map_err(|error| Error::io("read", self.path.display(), error))?;
+            window.pack = Some(self.id);
+        }
+        let from = to_usize(start.saturating_sub(window.start));
+        let record = Record::new("pack", window.bytes.get(from..).unwrap_or_default(), start);
         if record.array::<32>(0)? != digest.as_bytes() {
             return Err(record.corrupt("record", 0, Digest::from_bytes(*record.array(0)?), digest));
         }
-        unpack(stored, place)
+        unpack(record.slice(to_usize(RECORD_HEADER), to_usize(u64::from(place.stored)))?, place)
+    }
+}
+
+/// The part of a pack that was read last.
+#[derive(Debug, Default)]
+pub(crate) struct Window {
+    pack: Option<Digest>,
+    start: u64,
+    bytes: Vec<u8>,
+    /// Bytes that are read when a blob is.
+    ahead: u64,
+}
+
+impl Window {
+    /// One for blobs that are read in the order of the pack.
+    pub(crate) fn in_order() -> Self {
+        Self { ahead: 512 << 10, ..Self::default() }
+    }
+
+    fn end(&self) -> u64 {
+        self.start.saturating_add(to_u64(self.bytes.len()))
     }
 }
 

@@ -119,7 +119,7 @@ impl Index {
             let end = offset.saturating_add(u64::from(place.stored));
             let Ok(stored) = record.slice(to_usize(offset), to_usize(u64::from(place.stored))) else { break };
             let whole = u64::from(place.len) <= limits::CACHE_PACK_BYTES && place.stored <= place.len;
-            if whole && unpack(stored.to_vec(), &place).is_ok_and(|blob| Digest::of(&blob) == digest) {
+            if whole && unpack(stored, &place).is_ok_and(|blob| Digest::of(&blob) == digest) {
                 places.push((digest, place));
             }
             at = end;

@@ -25,7 +25,9 @@ mod catalog;
 mod index;
 mod write;
 
-pub(super) use catalog::{Catalog, Pack};
+use std::borrow::Cow;
+
+pub(super) use catalog::{Catalog, Pack, Window};
 pub(super) use index::{Index, Place};
 pub(super) use write::{Finished, Writer};
 
@@ -41,16 +43,16 @@ const INDEX_RECORD: usize = 48;
 pub(super) const FULL: u64 = 32 << 20;
 
 /// Stored bytes as the blob's own.
-pub(super) fn unpack(stored: Vec<u8>, place: &Place) -> crate::Result<Vec<u8>> {
+pub(super) fn unpack<'a>(stored: &'a [u8], place: &Place) -> crate::Result<Cow<'a, [u8]>> {
     if place.stored == place.len {
-        return Ok(stored);
+        return Ok(Cow::Borrowed(stored));
     }
     let len = crate::bytes::to_usize(u64::from(place.len));
-    let unpacked = zstd::bulk::decompress(&stored, len);
+    let unpacked = zstd::bulk::decompress(stored, len);
     let unpacked =
         unpacked.map_err(|error| crate::Error::corrupt("pack", "blob", place.offset, error, "a zstd frame"))?;
     if unpacked.len() != len {
         return Err(crate::Error::corrupt("pack", "length", place.offset, unpacked.len(), len));
     }
-    Ok(unpacked)
+    Ok(Cow::Owned(unpacked))
 }

@@ -6,9 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::io::Errno;
 
-use super::super::manifest::{Content, Entry, Run};
+use super::super::manifest::{Content, Entry, Manifest, Run};
 use super::super::objects::{Object, read_all};
-use super::{Restore, Strategy, add};
+use super::super::pack::Window;
+use super::super::store::Store;
+use super::{Counts, Restore, Strategy, add};
 use crate::bytes::{escape, to_u64, to_usize};
 use crate::error::{Error, Result};
 use crate::host::Attributes;
@@ -27,6 +29,19 @@ impl Able {
     }
 }
 
+/// What one thread reads through.
+#[derive(Debug)]
+pub(in super::super) struct Scratch {
+    buffer: Vec<u8>,
+    window: Window,
+}
+
+impl Scratch {
+    pub(in super::super) fn new() -> Self {
+        Self { buffer: Vec::new(), window: Window::in_order() }
+    }
+}
+
 impl Restore<'_> {
     /// Makes a regular file.
     pub(super) fn file(
@@ -34,7 +49,7 @@ impl Restore<'_> {
         entry: &Entry<'_>,
         path: &[u8],
         attributes: &Attributes<'_>,
-        buffer: &mut Vec<u8>,
+        scratch: &mut Scratch,
     ) -> Result<()> {
         let rewrite = self.options.rewrite.as_ref().filter(|rewrite| rewrite.takes(path));
         let copies = self.options.copy.as_ref().is_some_and(|copy| copy(path));
@@ -45,9 +60,9 @@ impl Restore<'_> {
         if let Some(rewrite) = rewrite
             && self.rewritten(entry, rewrite, &new.file, path)?
         {
-            add(&self.counts.rewritten_files, 1);
+            add(&self.contents.counts.rewritten_files, 1);
         } else {
-            self.fill(entry, &new.file, path, copies, buffer)?;
+            self.contents.fill(entry, &new.file, path, copies, scratch)?;
         }
         self.tree.finish(path, &new, attributes)
     }
@@ -58,17 +73,33 @@ impl Restore<'_> {
             Strategy::Auto => self.options.read_only,
             _ => false,
         };
-        wanted && self.store.is_writable() && Able::may(&self.able.no_link)
+        wanted && self.store.is_writable() && Able::may(&self.contents.able.no_link)
+    }
+}
+
+/// Contents of one tree's files on their way out.
+pub(in super::super) struct Contents<'a> {
+    pub(super) store: &'a Store,
+    pub(super) manifest: &'a Manifest,
+    pub(super) strategy: Strategy,
+    pub(super) able: Able,
+    pub(super) counts: Counts,
+}
+
+impl<'a> Contents<'a> {
+    pub(in super::super) fn new(store: &'a Store, manifest: &'a Manifest, strategy: Strategy) -> Self {
+        let (able, counts) = Default::default();
+        Self { store, manifest, strategy, able, counts }
     }
 
     /// Writes the content into the empty file `to`.
-    pub(super) fn fill(
+    pub(in super::super) fn fill(
         &self,
         entry: &Entry<'_>,
         to: &File,
         path: &[u8],
         copies: bool,
-        buffer: &mut Vec<u8>,
+        scratch: &mut Scratch,
     ) -> Result<()> {
         let runs = entry.sparse.map(|map| self.manifest.sparse(map)).transpose()?;
         let failed = |error: std::io::Error| Error::io("write", escape(path), error);
@@ -82,7 +113,7 @@ impl Restore<'_> {
                 let (digest, len) = self.manifest.blob(blob)?;
                 match self.store.object(&digest, len).map_err(|error| error.at_path(path))? {
                     Object::Packed { pack, place } => {
-                        let bytes = self.store.read_packed(&digest, &pack, &place);
+                        let bytes = self.store.read_packed(&digest, &pack, &place, &mut scratch.window);
                         let bytes = bytes.map_err(|error| error.at_path(path))?;
                         write_runs(to, &bytes, runs.as_deref()).map_err(failed)?;
                         add(&self.counts.packed_files, 1);
@@ -96,7 +127,8 @@ impl Restore<'_> {
                     }
                     Object::Loose { file, .. } => {
                         let dense = [Run { offset: 0, len }];
-                        self.loose(&file, to, runs.as_deref().unwrap_or(&dense), len, path, copies, buffer)?;
+                        let runs = runs.as_deref().unwrap_or(&dense);
+                        self.loose(&file, to, runs, len, path, copies, &mut scratch.buffer)?;
                     }
                 }
             }
@@ -120,7 +152,7 @@ impl Restore<'_> {
         buffer: &mut Vec<u8>,
     ) -> Result<()> {
         let failed = |error: std::io::Error| Error::io("write", escape(path), error);
-        let strategy = if copies { Strategy::Pack } else { self.options.strategy };
+        let strategy = if copies { Strategy::Pack } else { self.strategy };
         let may_reflink = matches!(strategy, Strategy::Auto | Strategy::Reflink | Strategy::Hardlink);
         if may_reflink && Able::may(&self.able.no_reflink) {
             match reflink(from, to, runs) {

@@ -35,7 +35,7 @@ use crate::error::{Error, ErrorKind, PathProblem, Result};
 use crate::fs::{FileType, Xattr};
 use crate::host::{Attributes, Fact, Preserve, StagedTree, Tree};
 use crate::progress::Progress;
-use content::Able;
+pub(super) use content::{Contents, Scratch};
 
 /// How contents of files of their own come back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
@@ -164,10 +164,9 @@ struct Restore<'a> {
     manifest: &'a Manifest,
     tree: &'a Tree,
     options: &'a RestoreOptions,
-    able: Able,
+    contents: Contents<'a>,
     /// Extended attributes by set.
     xattrs: Mutex<HashMap<u32, Arc<Vec<Xattr>>>>,
-    counts: Counts,
     progress: &'a dyn Progress,
 }
 
@@ -245,13 +244,13 @@ impl<'a> Restore<'a> {
         options: &'a RestoreOptions,
         progress: &'a dyn Progress,
     ) -> Self {
-        let (able, xattrs, counts) = Default::default();
-        Self { store, manifest, tree, options, able, xattrs, counts, progress }
+        let contents = Contents::new(store, manifest, options.strategy);
+        Self { store, manifest, tree, options, contents, xattrs: Mutex::default(), progress }
     }
 
     fn report(&self) -> RestoreReport {
         let refused = self.tree.refused().into_iter().map(|(fact, count): (Fact, u64)| (fact.name(), count)).collect();
-        RestoreReport { refused, verified: self.store.verification(), ..self.counts.report() }
+        RestoreReport { refused, verified: self.store.verification(), ..self.contents.counts.report() }
     }
 
     /// Everything below a directory of the manifest, into the tree's root.
@@ -261,9 +260,9 @@ impl<'a> Restore<'a> {
         self.progress.set_total(work.bytes);
         for place in places.iter().skip(1) {
             self.tree.create_dir(&place.path)?;
-            add(&self.counts.directories, 1);
+            add(&self.contents.counts.directories, 1);
         }
-        work.tasks.par_iter().try_for_each_init(Vec::new, |buffer, task| self.task(&places, &work, task, buffer))?;
+        work.tasks.par_iter().try_for_each_init(Scratch::new, |scratch, task| self.task(&places, &work, task, scratch))?;
         for (first, path) in &work.links {
             self.link(first, path)?;
         }
@@ -327,7 +326,7 @@ impl<'a> Restore<'a> {
         Ok(work)
     }
 
-    fn task(&self, places: &[Place], work: &Work, task: &Task, buffer: &mut Vec<u8>) -> Result<()> {
+    fn task(&self, places: &[Place], work: &Work, task: &Task, scratch: &mut Scratch) -> Result<()> {
         let Some(place) = places.get(task.place) else { return Ok(()) };
         for child in task.children.clone() {
             if self.progress.cancelled() {
@@ -335,14 +334,14 @@ impl<'a> Restore<'a> {
             }
             let entry = self.manifest.entry(child)?;
             if !work.further.contains(&child) {
-                self.make(&entry, &join(&place.path, entry.name), buffer)?;
+                self.make(&entry, &join(&place.path, entry.name), scratch)?;
             }
         }
         Ok(())
     }
 
     /// Makes one entry that is no directory.
-    fn make(&self, entry: &Entry<'_>, path: &[u8], buffer: &mut Vec<u8>) -> Result<()> {
+    fn make(&self, entry: &Entry<'_>, path: &[u8], scratch: &mut Scratch) -> Result<()> {
         if entry.file_type == FileType::Dir {
             return Ok(());
         }
@@ -351,17 +350,17 @@ impl<'a> Restore<'a> {
         match entry.content {
             Content::Target(target) => {
                 self.tree.symlink(path, target, &attributes)?;
-                add(&self.counts.symlinks, 1);
+                add(&self.contents.counts.symlinks, 1);
             }
             _ if entry.file_type != FileType::File => {
                 let rdev = if let Content::Device(device) = entry.content { Some(device) } else { None };
                 let made = self.tree.node(path, entry.file_type, rdev, &attributes)?;
-                add(if made { &self.counts.nodes } else { &self.counts.nodes_left_out }, 1);
+                add(if made { &self.contents.counts.nodes } else { &self.contents.counts.nodes_left_out }, 1);
             }
             _ => {
-                self.file(entry, path, &attributes, buffer)?;
-                add(&self.counts.files, 1);
-                add(&self.counts.file_bytes, entry.size);
+                self.file(entry, path, &attributes, scratch)?;
+                add(&self.contents.counts.files, 1);
+                add(&self.contents.counts.file_bytes, entry.size);
                 self.progress.advance(entry.size);
             }
         }
@@ -371,12 +370,12 @@ impl<'a> Restore<'a> {
     /// A further name. Where the host cannot link, the file is made again.
     fn link(&self, first: &[u8], path: &[u8]) -> Result<()> {
         if self.tree.link(first, path)? {
-            add(&self.counts.links, 1);
+            add(&self.contents.counts.links, 1);
             return Ok(());
         }
         let whole = if self.options.below.is_empty() { path.to_vec() } else { join(&self.options.below, path) };
         match self.manifest.lookup(&whole)? {
-            Some(entry) => self.make(&entry, path, &mut Vec::new()),
+            Some(entry) => self.make(&entry, path, &mut Scratch::new()),
             None => Ok(()),
         }
     }

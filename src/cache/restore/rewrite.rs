@@ -7,7 +7,8 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use super::super::manifest::{Content, Entry};
-use super::{Able, Chosen, Restore, add};
+use super::content::{Able, Scratch};
+use super::{Chosen, Restore, add};
 use crate::bytes::{escape, to_u64};
 use crate::error::{Error, Result};
 use crate::limits;
@@ -75,9 +76,9 @@ impl Restore<'_> {
         };
         let Some((new, places)) = rewrite.apply(&bytes) else { return Ok(false) };
         let failed = |error| Error::io("write", escape(path), error);
-        let whole = matches!(entry.content, Content::Blob(_)) && Able::may(&self.able.no_reflink);
+        let whole = matches!(entry.content, Content::Blob(_)) && Able::may(&self.contents.able.no_reflink);
         if whole && rewrite.keeps_lengths() {
-            self.fill(entry, to, path, false, &mut Vec::new())?;
+            self.contents.fill(entry, to, path, false, &mut Scratch::new())?;
             for (at, len) in places {
                 let part = new.get(at..at + len).unwrap_or_default();
                 to.write_all_at(part, to_u64(at)).map_err(failed)?;
@@ -85,7 +86,7 @@ impl Restore<'_> {
             return Ok(true);
         }
         to.write_all_at(&new, 0).map_err(failed)?;
-        add(&self.counts.written_bytes, to_u64(new.len()));
+        add(&self.contents.counts.written_bytes, to_u64(new.len()));
         Ok(true)
     }
 }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::super::manifest::{Content, Entry};
 use super::super::store::Store;
+use super::content::Scratch;
 use super::{Digest, Place, Restore, RestoreOptions, RestoreReport, add, join};
 use crate::error::{Error, PathProblem, Result};
 use crate::fs::FileType;
@@ -49,7 +50,7 @@ impl Restore<'_> {
         for place in &places {
             self.clear(place, target)?;
         }
-        let mut buffer = Vec::new();
+        let mut scratch = Scratch::new();
         for place in &places {
             for child in self.manifest.directory(place.directory)?.children() {
                 if self.progress.cancelled() {
@@ -63,7 +64,7 @@ impl Restore<'_> {
                 {
                     continue;
                 }
-                self.make(&entry, &path, &mut buffer)?;
+                self.make(&entry, &path, &mut scratch)?;
             }
         }
         for (first, path) in &work.links {
@@ -73,7 +74,7 @@ impl Restore<'_> {
             }
             if on_host(target, path).exists_here() {
                 self.tree.remove(path)?;
-                add(&self.counts.replaced, 1);
+                add(&self.contents.counts.replaced, 1);
             }
             self.link(first, path)?;
         }
@@ -85,7 +86,7 @@ impl Restore<'_> {
         let directory = on_host(target, &place.path);
         if !place.path.is_empty() && !directory.exists_here() {
             self.tree.create_dir(&place.path)?;
-            add(&self.counts.directories, 1);
+            add(&self.contents.counts.directories, 1);
             return Ok(());
         }
         let failed = |error| Error::io("list", directory.display(), error);
@@ -96,10 +97,10 @@ impl Restore<'_> {
             let wanted = self.manifest.child(place.directory, name.as_bytes())?;
             let metadata = found.metadata().map_err(failed)?;
             match wanted {
-                Some(entry) if self.is_as_it_should(&entry, &metadata, &found.path()) => add(&self.counts.unchanged, 1),
+                Some(entry) if self.is_as_it_should(&entry, &metadata, &found.path()) => add(&self.contents.counts.unchanged, 1),
                 wanted => {
                     self.tree.remove(&path)?;
-                    add(if wanted.is_some() { &self.counts.replaced } else { &self.counts.removed }, 1);
+                    add(if wanted.is_some() { &self.contents.counts.replaced } else { &self.contents.counts.removed }, 1);
                 }
             }
         }

@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 
 use super::super::manifest::{Content, Entry};
 use super::super::{Digest, random, record};
+use super::content::Scratch;
 use super::{Restore, add};
 use crate::error::Result;
 use crate::host::{Attributes, Existing, Tree};
@@ -28,10 +29,10 @@ impl Restore<'_> {
             self.make_variant(entry, path, &variant, attributes)?;
         }
         if !self.tree.link_from(&variant, path)? {
-            self.able.no_link.store(true, Ordering::Relaxed);
+            self.contents.able.no_link.store(true, Ordering::Relaxed);
             return Ok(false);
         }
-        add(&self.counts.hardlinked_files, 1);
+        add(&self.contents.counts.hardlinked_files, 1);
         let _ = len;
         Ok(true)
     }
@@ -60,7 +61,8 @@ impl Restore<'_> {
         let name = format!(".{}", random());
         let new = tree.create_file(name.as_bytes(), attributes)?;
         let made = self
-            .fill(entry, &new.file, path, false, &mut Vec::new())
+            .contents
+            .fill(entry, &new.file, path, false, &mut Scratch::new())
             .and_then(|()| tree.finish(name.as_bytes(), &new, attributes))
             // Another may have made the same meanwhile.
             .and_then(|()| record::rename_new(&shard.join(&name), variant));

@@ -20,7 +20,7 @@ mod stanza;
 
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use PackageFormat::{Apk, Deb, Pacman, Rpm};
 pub use gathered::Gathered;
@@ -32,7 +32,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::fs::{FileType, Location};
 
 /// One installed package. Texts are the guest's: invalid UTF-8 is replaced, control characters are not.
-#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Package {
     /// Its name: `bash`, `libc6`.
     pub name: String,
@@ -63,7 +63,7 @@ pub struct Package {
 }
 
 /// A package manager's format.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum PackageFormat {
@@ -91,7 +91,7 @@ impl PackageFormat {
 }
 
 /// What one package database holds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PackageList {
     /// The package manager's format.
     pub format: PackageFormat,

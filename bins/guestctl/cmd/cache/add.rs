@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, FromArgMatches};
-use guestctl::cache::{ActionKey, Durability, Event, EventKind, Ref, Store, name_from};
+use guestctl::cache::{ActionKey, Durability, Effort, Event, EventKind, ImageId, Ref, Store, name_from};
 use guestctl::fs::GuestPath;
 use guestctl::ops::{self, CacheAddOptions, CacheAdded, Profile};
 use guestctl::{Error, Result};
@@ -153,7 +153,11 @@ impl Add {
     /// Adds the guest, or finds that it is there.
     pub fn added(&self, store: &Store) -> Result<CacheAdded> {
         let mut options = self.store.options(&self.bulk, self.guest.image())?;
-        options.key = if self.no_memo { None } else { self.key(store, &options)? };
+        if !self.no_memo
+            && let Some((key, images)) = self.key(store, &options)?
+        {
+            (options.key, options.images) = (Some(key), images);
+        }
         let subject = self.guest.image().display().to_string();
         // Of several that want the same tree at once one makes it.
         let _flight = options.key.as_ref().map(|key| store.flight(key));
@@ -190,29 +194,25 @@ impl Add {
     }
 
     /// What decides the tree. `None` when an image has no id.
-    pub fn key(&self, store: &Store, options: &CacheAddOptions) -> Result<Option<ActionKey>> {
+    pub fn key(&self, store: &Store, options: &CacheAddOptions) -> Result<Option<(ActionKey, Vec<ImageId>)>> {
         let images = &self.guest.images;
         let open = images.open.options()?;
         let mut ids = Vec::new();
         for image in std::iter::once(&images.image).chain(&images.more) {
-            // `disk.qcow2#name` reads a snapshot: another disk in the same file.
-            if !image.is_file() {
-                return Ok(None);
-            }
-            let id = jobs::install(self.bulk.jobs, || store.image_id(image, &open))??;
+            let id = jobs::install(self.bulk.jobs, || store.image_id(image, &open, Effort::Whole))??;
             let Some(id) = id else { return Ok(None) };
-            ids.push(id.hex());
+            ids.push(id);
         }
         let reference = options.reference.as_ref();
         let source = |name: &str| reference.and_then(|found| found.source.get(name)).cloned().unwrap_or_default();
         let parts = [
-            ("image", ids.join(",")),
+            ("image", ids.iter().map(|id| id.digest().hex()).collect::<Vec<_>>().join(",")),
             ("format", images.open.format.map_or("probed", guestctl::block::ImageFormat::name).to_owned()),
             ("mounts", self.guest.mount.join("\n")),
             ("directory", self.directory.clone()),
             ("rules", source("rules")),
             ("profiles", source("profiles")),
         ];
-        Ok(Some(ActionKey::new("tree", ops::CACHE_ADD_REVISION, parts)))
+        Ok(Some((ActionKey::new("tree", ops::CACHE_ADD_REVISION, parts), ids)))
     }
 }

@@ -19,7 +19,7 @@ impl Explain {
     pub fn run(self, store: &StoreArgs) -> Outcome {
         let store = store.open()?;
         let options = self.add.options()?;
-        let Some(key) = self.add.key(&store, &options)? else {
+        let Some((key, _)) = self.add.key(&store, &options)? else {
             let report = serde_json::json!({"hit": false, "cause": "no-image-id", "differs": [], "fix": "this format has no id: convert the image"});
             return Ok(print::json(&report)?);
         };

@@ -1,0 +1,269 @@
+//! Results that are computed once: what a command found in an image, under a key of everything that decides it.
+//!
+//! Whoever wants a result asks for a [`Memo`]. It is either known, and then its bytes are whole and checked, or new: then
+//! the asker computes it, writes it through the [`Recording`], and says at the end that it is complete. Of several processes
+//! that want the same one computes and the others wait for it.
+//!
+//! A store that cannot be written to, is full or damaged costs what it could have saved, and nothing else: the result is
+//! computed, and one warning says why it was not kept.
+
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use super::action::{Action, ActionKey, Flight};
+use super::import::{Described, Durability, ImportOptions, Prepared, Source};
+use super::manifest::Content;
+use super::restore::{Contents, Scratch, Strategy};
+use super::store::Store;
+use super::{Digest, Event, EventKind, ImageId};
+use crate::block::{BlockDevice, HostFile};
+use crate::bytes::to_u64;
+use crate::error::{Error, Result};
+use crate::fs::{FileType, Metadata, Timestamp};
+use crate::host::Staged;
+
+/// Bytes of a result that stand in its record; longer ones are a blob of their own.
+const INLINE: usize = 64 << 10;
+
+/// Bytes of a result that are kept; what is longer is computed each time.
+const LONGEST: usize = 64 << 20;
+
+/// Results that a miss is compared with to name its cause.
+const COMPARED: usize = 200;
+
+/// The name of a long result in its tree.
+const NAME: &[u8] = b"result";
+
+/// A result that is there, or a place for one.
+#[derive(Debug)]
+pub enum Memo {
+    /// It was computed before.
+    Known(Known),
+    /// It has to be computed.
+    New(Recording),
+}
+
+/// A result that was computed before.
+#[derive(Debug)]
+pub struct Known {
+    /// The result; where it is a file, what was said of it.
+    pub bytes: Vec<u8>,
+    /// The file that was made, for [`Store::give_file`].
+    pub file: Option<Digest>,
+    /// How long it took then.
+    pub duration_ns: u64,
+}
+
+/// Takes a result that is being computed.
+#[derive(Debug)]
+pub struct Recording {
+    /// What it is kept in, and its key; `None` when it is not kept.
+    place: Option<(Arc<Store>, ActionKey)>,
+    images: Vec<ImageId>,
+    bytes: Vec<u8>,
+    started: Instant,
+    _flight: Option<Flight>,
+}
+
+impl Recording {
+    /// One that keeps nothing.
+    #[must_use]
+    pub fn nowhere() -> Self {
+        Self { place: None, images: Vec::new(), bytes: Vec::new(), started: Instant::now(), _flight: None }
+    }
+
+    /// Whether what is written is kept.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        self.place.is_some()
+    }
+
+    /// The result goes on with these bytes.
+    pub fn write(&mut self, bytes: &[u8]) {
+        if self.place.is_none() {
+            return;
+        }
+        if self.bytes.len().saturating_add(bytes.len()) > LONGEST {
+            log::debug!("a result of more than {LONGEST} bytes is not kept");
+            (self.place, self.bytes) = (None, Vec::new());
+            return;
+        }
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// A writer that writes to `out` and to this.
+    pub fn tee<W: Write>(&mut self, out: W) -> Tee<'_, W> {
+        Tee { out, recording: self }
+    }
+
+    /// The result is complete. It is not kept when an image has changed meanwhile.
+    pub fn keep(mut self) {
+        let Some((store, key, duration)) = self.finish() else { return };
+        if let Err(error) = store.keep_result(key, &self.bytes, duration) {
+            not_kept(&error);
+        }
+    }
+
+    /// The result is the file `made`, and `report` is what was said of it, which is not empty.
+    pub fn keep_file(mut self, made: &Path, report: &str) {
+        let Some((store, key, duration)) = self.finish() else { return };
+        let kept = HostFile::open(made).and_then(|file| {
+            let tree = store.keep_content(Source::Device(&file), file.size(), Durability::Batch)?;
+            store.write_action(key, vec![tree], report.to_owned(), duration, false)
+        });
+        if let Err(error) = kept {
+            not_kept(&error);
+        }
+    }
+
+    fn finish(&mut self) -> Option<(Arc<Store>, ActionKey, u64)> {
+        let (store, key) = self.place.take()?;
+        if !self.images.iter().all(ImageId::is_unchanged) {
+            log::debug!("the image changed while it was looked at: the result is not kept");
+            return None;
+        }
+        Some((store, key, u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)))
+    }
+}
+
+/// Says once why results are not kept.
+fn not_kept(error: &Error) {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    if !SAID.swap(true, Ordering::Relaxed) {
+        log::warn!("the cache keeps nothing of this: {error}");
+    }
+}
+
+/// Writes to two places.
+#[derive(Debug)]
+pub struct Tee<'a, W> {
+    out: W,
+    recording: &'a mut Recording,
+}
+
+impl<W: Write> Write for Tee<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let written = self.out.write(bytes)?;
+        self.recording.write(bytes.get(..written).unwrap_or_default());
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.out.flush()
+    }
+}
+
+impl Store {
+    /// The result under a key, or a place for it. `images` are what the key's images were when it was made; `subject` names
+    /// them for people. Waits while another process computes the same.
+    pub fn memo(self: &Arc<Self>, key: ActionKey, images: Vec<ImageId>, subject: &str) -> Memo {
+        if let Some(known) = self.known(&key, subject) {
+            return Memo::Known(known);
+        }
+        if !self.is_writable() {
+            not_kept(&Error::io("write to", self.path().display(), std::io::ErrorKind::ReadOnlyFilesystem));
+            return Memo::New(Recording::nowhere());
+        }
+        let flight = self.flight(&key);
+        // Who held it may have computed it.
+        if let Some(known) = self.known(&key, subject) {
+            return Memo::Known(known);
+        }
+        let mut event = Event::new(EventKind::Miss, &key.operation);
+        (event.key, event.subject) = (key.digest().hex(), subject.to_owned());
+        event.cause = self.explain_among(&key, COMPARED).map(|cause| cause.cause.to_owned()).unwrap_or_default();
+        self.note(&event);
+        let (bytes, started, place) = (Vec::new(), Instant::now(), Some((self.clone(), key)));
+        Memo::New(Recording { place, images, bytes, started, _flight: Some(flight) })
+    }
+
+    fn known(&self, key: &ActionKey, subject: &str) -> Option<Known> {
+        // What is damaged is computed again.
+        let told = |error: Error| log::warn!("{error}: computed again");
+        let action = self.action(key).map_err(told).ok()??;
+        let file = action.trees.first().copied().filter(|_| !action.result.is_empty());
+        let bytes = self.result(&action).map_err(told).ok()?;
+        let mut event = Event::new(EventKind::Hit, &key.operation);
+        (event.key, event.subject) = (key.digest().hex(), subject.to_owned());
+        (event.duration_ns, event.bytes) = (action.duration_ns, to_u64(bytes.len()));
+        self.note(&event);
+        Some(Known { bytes, file, duration_ns: action.duration_ns })
+    }
+
+    /// The bytes of a result.
+    fn result(&self, action: &Action) -> Result<Vec<u8>> {
+        let [tree] = action.trees[..] else { return Ok(action.result.clone().into_bytes()) };
+        if !action.result.is_empty() {
+            return Ok(action.result.clone().into_bytes());
+        }
+        let manifest = self.tree(&tree)?;
+        let (digest, len) = match manifest.lookup(NAME)?.map(|entry| entry.content) {
+            Some(Content::Inline(bytes)) => return Ok(bytes.to_vec()),
+            Some(Content::Blob(blob)) => manifest.blob(blob)?,
+            _ => return Err(Error::corrupt("cache", "result", 0, "another tree", "a tree with a result")),
+        };
+        let bytes = self.read_blob(&digest, len)?;
+        // It goes straight to whoever asked, so it is looked at in any case.
+        if Digest::of(&bytes) != digest {
+            return Err(self.damaged(&digest));
+        }
+        Ok(bytes)
+    }
+
+    fn keep_result(&self, key: ActionKey, bytes: &[u8], duration_ns: u64) -> Result<()> {
+        if bytes.len() <= INLINE
+            && let Ok(text) = std::str::from_utf8(bytes)
+        {
+            return self.write_action(key, Vec::new(), text.to_owned(), duration_ns, false);
+        }
+        // It can be computed again: nobody waits for the disk.
+        let tree = self.keep_content(Source::Bytes(bytes), to_u64(bytes.len()), Durability::None)?;
+        self.write_action(key, vec![tree], String::new(), duration_ns, false)
+    }
+
+    /// Stores a content as the one file of a tree.
+    fn keep_content(&self, content: Source<'_>, size: u64, durability: Durability) -> Result<Digest> {
+        let import = self.import(ImportOptions { durability, keep_times: false })?;
+        import.push(entry(b"", FileType::Dir, 0), Prepared::nothing())?;
+        let prepared = import.prepare(content)?;
+        import.push(entry(NAME, FileType::File, size), prepared)?;
+        Ok(import.finish(None)?.tree)
+    }
+
+    /// Makes the file of a [`Known`] result: complete under its name, in place of what has it, or not there at all.
+    pub fn give_file(&self, file: &Digest, target: &Path) -> Result<()> {
+        let (manifest, _lease) = self.use_tree(file)?;
+        let entry = manifest.lookup(NAME)?;
+        let entry = entry.ok_or_else(|| Error::corrupt("cache", "result", 0, "another tree", "a tree with a result"))?;
+        let staged = Staged::create(target)?;
+        Contents::new(self, &manifest, Strategy::Auto).fill(&entry, &staged.file, NAME, false, &mut Scratch::new())?;
+        staged.publish()
+    }
+}
+
+/// An entry of a tree that holds a result: the same for the same result.
+pub(super) fn entry(path: &[u8], file_type: FileType, size: u64) -> Described {
+    let epoch = Timestamp { seconds: 0, nanoseconds: 0 };
+    let permissions = if file_type == FileType::Dir { 0o755 } else { 0o644 };
+    let metadata = Metadata {
+        inode: 0,
+        file_type,
+        permissions,
+        uid: 0,
+        gid: 0,
+        nlink: 1,
+        size,
+        blocks: size.div_ceil(512),
+        block_size: 4096,
+        rdev: None,
+        atime: epoch,
+        mtime: epoch,
+        ctime: epoch,
+        crtime: None,
+        encrypted: false,
+    };
+    Described { path: path.to_vec(), metadata, xattrs: Vec::new(), link: None }
+}
