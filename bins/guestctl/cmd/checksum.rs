@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use super::cat::to_output;
 use crate::args::{BulkArgs, GuestArgs};
+use crate::context::Context;
 use crate::exit::{self, Outcome};
 use crate::progress::Shown;
 use crate::{jobs, json, print};
@@ -43,12 +44,12 @@ pub struct Checksum {
 }
 
 impl Checksum {
-    pub fn run(self) -> Outcome {
+    pub fn run(self, context: &Context) -> Outcome {
         let only_devices = self.paths.iter().all(|path| path.starts_with("/dev/"));
         let g = if only_devices { self.guest.images.launch()? } else { self.guest.mounted()? };
         let progress = Shown::new("checksum").quiet(self.quiet);
         let mut out = print::stdout()?;
-        let done: Result<Result<Problems>> = jobs::install(self.bulk.jobs, || {
+        let done: Result<Result<Problems>> = jobs::install(context.jobs(self.bulk.jobs), || {
             let mut problems = Problems::default();
             for path in &self.paths {
                 problems.append(self.one(&g, path, &mut out, &progress)?);

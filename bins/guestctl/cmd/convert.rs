@@ -9,6 +9,7 @@ use guestctl::ops::{self, ConvertOptions, Converted, WithoutFree};
 use guestctl::{Error, Result};
 
 use crate::args::{Isolation, OpenArgs, format};
+use crate::context::Context;
 use crate::exit::Outcome;
 use crate::new_image::{CompressionName, NewImageArgs, compress, needs_format};
 use crate::progress::Shown;
@@ -91,9 +92,9 @@ pub struct Convert {
 }
 
 impl Convert {
-    pub fn run(self) -> Outcome {
+    pub fn run(self, context: &Context) -> Outcome {
         let output = self.output.clone().or_else(|| self.out.clone()).unwrap_or_default();
-        let jobs = self.jobs.or_else(|| Uri::is_uri(&self.input).then(jobs::for_servers));
+        let jobs = context.jobs(self.jobs).or_else(|| Uri::is_uri(&self.input).then(jobs::for_servers));
         let converted = jobs::install(jobs, || self.convert(&output))??;
         if self.json {
             print::json(&converted)?;

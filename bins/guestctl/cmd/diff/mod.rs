@@ -13,6 +13,7 @@ use guestctl::ops::{Algorithm, DiffIgnore, DiffOptions, Filter, TextOptions};
 use guestctl::{Error, ErrorKind, Guestfs, limits};
 
 use crate::args::{GuestArgs, ImageArgs, OpenArgs, format};
+use crate::context::Context;
 use crate::exit::{Failure, Outcome};
 use crate::jobs;
 
@@ -133,7 +134,7 @@ const DIFFERENT: u8 = 1;
 const TROUBLE: u8 = 2;
 
 impl Diff {
-    pub fn run(self) -> Outcome {
+    pub fn run(self, context: &Context) -> Outcome {
         match self.compare() {
             Ok(true) => Ok(()),
             Ok(false) => Err(Failure::Answer(DIFFERENT)),
@@ -163,7 +164,7 @@ impl Diff {
         let options = self.options()?;
         let (old, new) = (old.mounted()?, new.mounted()?);
         let run = || files::compare(self, (&old, &new), &sides, &options);
-        jobs::install(self.jobs, run)?
+        jobs::install(context.jobs(self.jobs), run)?
     }
 
     fn guests(&self) -> (GuestArgs, GuestArgs) {
