@@ -60,6 +60,7 @@ pub mod volume;
 pub mod worker;
 
 pub use error::{Corrupt, Error, ErrorKind, PathProblem, Place, Result};
+pub use guestfs::Inspected;
 pub use guestfs::{
     Dirent, DriveOptions, GetKernelOptions, GrepFlags, GuestKernel, Guestfs, KernelFile, Listed, Stat, TskDirent,
 };

@@ -19,6 +19,8 @@ use support::{have, shell};
 
 #[path = "cli/inspect.rs"]
 mod inspect;
+#[path = "cli/settings.rs"]
+mod settings;
 
 /// A directory of images that no run may change.
 struct Inputs {

@@ -1,10 +1,13 @@
 //! The command line, as clap derives it. Completions and man pages come from these definitions too.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Args as ClapArgs, FromArgMatches, Parser, Subcommand};
 use guestctl::block::ImageFormat;
+use guestctl::cache::Verify;
+use serde::{Deserialize, Serialize};
 
 use crate::cmd;
 
@@ -24,6 +27,50 @@ pub struct Everywhere {
     /// Say what is done, on standard error.
     #[arg(short, long, global = true)]
     pub verbose: bool,
+    /// Neither use nor fill the cache.
+    #[arg(long, global = true)]
+    pub no_cache: bool,
+    /// The cache's directory; without it $GUESTCTL_CACHE_DIR, else the settings file's, else $XDG_CACHE_HOME/guestctl.
+    #[arg(long, global = true, value_name = "DIR")]
+    pub cache_dir: Option<PathBuf>,
+    /// What of a cached object is looked at before it is delivered: never nothing; trusted (unless the settings file says
+    /// something else) its size, mode and time; first-use its content once; always its content.
+    #[arg(long, global = true, value_enum, value_name = "LEVEL")]
+    pub verify_level: Option<VerifyLevel>,
+}
+
+/// How much of a cached object is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VerifyLevel {
+    Never,
+    #[default]
+    Trusted,
+    FirstUse,
+    Always,
+}
+
+impl VerifyLevel {
+    /// Its word on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Never => "never",
+            Self::Trusted => "trusted",
+            Self::FirstUse => "first-use",
+            Self::Always => "always",
+        }
+    }
+}
+
+impl From<VerifyLevel> for Verify {
+    fn from(level: VerifyLevel) -> Self {
+        match level {
+            VerifyLevel::Never => Self::Never,
+            VerifyLevel::Trusted => Self::Trusted,
+            VerifyLevel::FirstUse => Self::FirstUse,
+            VerifyLevel::Always => Self::Always,
+        }
+    }
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 system error, 2 usage, 3 parts unreadable, 4 limit or space, 5 refused by policy, \
@@ -31,19 +78,39 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 system error, 2 usage, 3 parts u
                           compare and check have those of qemu-img, diff those of diff(1): 1 different, 2 trouble.";
 
 impl Args {
-    /// The program's arguments. When the first is a subcommand only that one is defined: defining all of them takes as long
-    /// as answering a question about an image.
+    /// The program's arguments. When they name a subcommand only that one is defined: defining all of them takes as long as
+    /// answering a question about an image.
     pub fn from_command_line() -> Self {
-        let word = std::env::args_os().nth(1);
-        let Some(only) = word.as_deref().and_then(std::ffi::OsStr::to_str).and_then(Command::definition) else {
-            return Self::parse();
-        };
+        let arguments: Vec<OsString> = std::env::args_os().collect();
         let command = clap::Command::new("guestctl").version(env!("CARGO_PKG_VERSION")).propagate_version(true);
-        let command = Everywhere::augment_args(command).disable_help_subcommand(true).subcommand(only);
-        let is_find = word.as_deref().is_some_and(|word| word == "find");
-        let arguments = std::env::args_os().map(|word| if is_find { cmd::find::two_hyphens(word) } else { word });
-        let mut matches = command.get_matches_from(arguments);
+        let command = Everywhere::augment_args(command).disable_help_subcommand(true);
+        let word = Everywhere::subcommand(&command, &arguments);
+        let Some(only) = word.and_then(Command::definition) else { return Self::parse() };
+        let is_find = word == Some("find");
+        let arguments = arguments.iter().cloned();
+        let arguments = arguments.map(|word| if is_find { cmd::find::two_hyphens(word) } else { word });
+        let mut matches = command.subcommand(only).get_matches_from(arguments);
         Self::from_arg_matches_mut(&mut matches).unwrap_or_else(|error| error.exit())
+    }
+}
+
+impl Everywhere {
+    /// The argument that names the subcommand: the first that is no option of `command`, nor such an option's value. `None`
+    /// when something else comes before it.
+    fn subcommand<'a>(command: &clap::Command, arguments: &'a [OsString]) -> Option<&'a str> {
+        let mut arguments = arguments.iter().skip(1);
+        loop {
+            let word = arguments.next()?.to_str()?;
+            let Some(option) = word.strip_prefix('-') else { return Some(word) };
+            let (name, value) = option.split_once('=').map_or((option, None), |(name, value)| (name, Some(value)));
+            let is_named = |known: &&clap::Arg| match name.strip_prefix('-') {
+                Some(long) => known.get_long() == Some(long),
+                None => known.get_short().is_some_and(|short| name == short.to_string()),
+            };
+            if command.get_arguments().find(is_named)?.get_action().takes_values() && value.is_none() {
+                arguments.next()?;
+            }
+        }
     }
 }
 
@@ -134,6 +201,8 @@ subcommands! {
     Serve(cmd::serve::Serve) = "serve",
     /// Do the same with many images.
     Batch(cmd::batch::Batch) = "batch",
+    /// Print each setting, and where it comes from.
+    Settings(cmd::settings::Settings) = "settings",
     /// Print the JSON Schema of `inspect --json`.
     Schema(cmd::schema::Schema) = "schema",
     /// Print a shell's completions.

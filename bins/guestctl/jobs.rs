@@ -12,8 +12,13 @@ pub fn install<T: Send>(jobs: Option<usize>, work: impl FnOnce() -> T + Send) ->
     Ok(pool.install(work))
 }
 
+/// Processors that this program may use.
+pub fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// Threads for an image that a server reads: while some wait for it others write. In four runs by hand
 /// twice the processors was faster than as many as processors, and four times was not.
 pub fn for_servers() -> usize {
-    std::thread::available_parallelism().map_or(2, usize::from) * 2
+    processors() * 2
 }

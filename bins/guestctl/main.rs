@@ -1,6 +1,6 @@
 //! `guestctl`: look inside guest disk images.
 //!
-//! Arguments are parsed (`args`), one function per subcommand does the work through the library's public API (`cmd`),
+//! Arguments are parsed (`args`), the settings that they do not give are found (`settings`, `context`), one function per subcommand does the work through the library's public API (`cmd`),
 //! and what went wrong becomes a message, a hint and an exit code (`exit`). Standard output is data; everything else
 //! goes to standard error.
 #![warn(clippy::print_stderr, clippy::print_stdout, clippy::unwrap_used)]
@@ -8,15 +8,19 @@
 
 mod args;
 mod cmd;
+mod context;
+mod duration;
 mod exit;
 mod interrupt;
 mod jobs;
 mod json;
+mod memoised;
 mod new_image;
 mod print;
 mod progress;
 mod record;
 mod session;
+mod settings;
 mod size;
 
 fn main() -> std::process::ExitCode {
@@ -30,5 +34,6 @@ fn main() -> std::process::ExitCode {
     let debug = args.everywhere.verbose || std::env::var_os("GUESTCTL_DEBUG").is_some_and(|value| value != "0");
     let level = if debug { log::LevelFilter::Debug } else { log::LevelFilter::Warn };
     env_logger::Builder::new().filter_level(level).format_timestamp(None).init();
-    exit::report(cmd::run(args))
+    let context = context::Context::new(&args.everywhere);
+    exit::report(context.map_err(Into::into).and_then(|context| cmd::run(args.command, &context)))
 }

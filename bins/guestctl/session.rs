@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use guestctl::block::nbd::NbdOptions;
 use guestctl::block::{self, AllowDirectories, DenyAll, Image, ImageFormat, OpenGate, OpenOptions, SameDirectory};
+use guestctl::cache::Store;
 use guestctl::ops::Filter;
 use guestctl::{DriveOptions, Error, Guestfs, Result, worker};
 
 use crate::args::{BulkArgs, FilterArgs, GuestArgs, ImageArgs, Isolation, OpenArgs};
+use crate::context::Context;
 
 impl OpenArgs {
     /// The gate that the options ask for.
@@ -74,7 +76,17 @@ impl BulkArgs {
 impl ImageArgs {
     /// All images as drives, launched; nothing is mounted.
     pub fn launch(&self) -> Result<Guestfs> {
+        self.launch_with(None)
+    }
+
+    /// The same, with the cache that the settings name.
+    pub fn launch_cached(&self, context: &Context) -> Result<Guestfs> {
+        self.launch_with(context.store())
+    }
+
+    fn launch_with(&self, store: Option<Store>) -> Result<Guestfs> {
         let g = Guestfs::new()?;
+        g.set_cache(store.map(Arc::new));
         let gate = self.open.gate()?;
         for path in std::iter::once(&self.image).chain(&self.more) {
             let options = DriveOptions {
@@ -100,16 +112,22 @@ impl GuestArgs {
     /// Launched, and mounted as `-m` says; else as the guest itself would; else the only filesystem there is.
     pub fn mounted(&self) -> Result<Guestfs> {
         let g = self.images.launch()?;
+        self.mount(&g)?;
+        Ok(g)
+    }
+
+    /// The same for a handle that is launched.
+    pub fn mount(&self, g: &Guestfs) -> Result<()> {
         if !self.mount.is_empty() {
             for mount in &self.mount {
                 let (device, mountpoint) = mount.split_once(':').unwrap_or((mount, "/"));
                 g.mount_ro(device, mountpoint)?;
             }
-            return Ok(g);
+            return Ok(());
         }
         match &g.inspect_os()?[..] {
             [root] => g.mount_inspected(root)?,
-            [] => mount_only_filesystem(&g).map_err(|error| error.in_image(self.image().display()))?,
+            [] => mount_only_filesystem(g).map_err(|error| error.in_image(self.image().display()))?,
             roots => {
                 let message = format!("there are {} operating systems: {}", roots.len(), roots.join(", "));
                 return Err(Error::invalid(message)
@@ -117,7 +135,7 @@ impl GuestArgs {
                     .with_hint("choose one with -m DEV"));
             }
         }
-        Ok(g)
+        Ok(())
     }
 }
 

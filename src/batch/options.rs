@@ -1,5 +1,6 @@
 //! How a plan is run.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -35,6 +36,8 @@ pub struct RunOptions {
     pub retry_failed: bool,
     /// Write what the commands print into files of this directory, `NAME.out`, and not into results.
     pub output_directory: Option<PathBuf>,
+    /// Arguments before each command line, such as which cache to use: what holds for all of them and is no part of the plan.
+    pub leading_arguments: Vec<OsString>,
     /// The program whose subcommands the lines are; without one this program again, which must have called
     /// [`enter_if_asked`](super::enter_if_asked).
     pub program: Option<PathBuf>,
@@ -56,6 +59,7 @@ impl Default for RunOptions {
             run_directory: None,
             retry_failed: false,
             output_directory: None,
+            leading_arguments: Vec::new(),
             program: None,
         }
     }

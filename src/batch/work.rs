@@ -138,7 +138,9 @@ impl Worker<'_> {
         for (line, words) in (1..).zip(self.plan.commands(item)) {
             tried.line = line;
             let mut command = Command::new(&self.program);
-            command.args(&words).env("RAYON_NUM_THREADS", self.threads.to_string());
+            command.args(&self.options.leading_arguments).args(&words);
+            // The user's number of threads is for all images together.
+            command.env("RAYON_NUM_THREADS", self.threads.to_string()).env_remove("GUESTCTL_JOBS");
             command.env(PARENT, std::process::id().to_string());
             if let Some(bytes) = self.options.memory_limit {
                 command.env(MEMORY, bytes.to_string());

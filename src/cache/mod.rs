@@ -72,7 +72,7 @@ pub use gc::{GcOptions, GcReport};
 pub use import::{Described, Durability, Import, ImportOptions, ImportReport, Imported, Prepared, Source};
 pub use identity::{Effort, ImageId};
 pub use lease::Lease;
-pub use memo::{Known, Memo, Recording};
+pub use memo::{Known, Memo, Recording, Tee};
 pub use objects::Verify;
 pub use refs::{Class, Ref, name_from};
 pub use restore::{Chosen, RestoreOptions, RestoreReport, Rewrite, Strategy};

@@ -37,10 +37,13 @@ impl Ran {
     }
 }
 
-/// The program, to be run.
+/// The program, to be run, with nothing of the settings and the cache of the user who runs the test.
 pub fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_guestctl"));
-    command.env_remove("GUESTCTL_DEBUG");
+    for name in ["GUESTCTL_DEBUG", "GUESTCTL_CACHE_DIR", "GUESTCTL_JOBS"] {
+        command.env_remove(name);
+    }
+    command.env("GUESTCTL_CONFIG", "/dev/null").env("XDG_CACHE_HOME", "/dev/null");
     command
 }
 

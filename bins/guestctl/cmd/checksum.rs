@@ -11,9 +11,10 @@ use serde_json::{Map, Value};
 
 use super::cat::to_output;
 use crate::args::{BulkArgs, GuestArgs};
+use crate::context::Context;
 use crate::exit::{self, Outcome};
 use crate::progress::Shown;
-use crate::{jobs, json, print};
+use crate::{jobs, json, memoised};
 
 /// Print digests of guest files, trees and devices, all cores at work, several digests in one pass.
 ///
@@ -43,21 +44,31 @@ pub struct Checksum {
 }
 
 impl Checksum {
-    pub fn run(self) -> Outcome {
+    pub fn run(self, context: &Context) -> Outcome {
         let only_devices = self.paths.iter().all(|path| path.starts_with("/dev/"));
-        let g = if only_devices { self.guest.images.launch()? } else { self.guest.mounted()? };
-        let progress = Shown::new("checksum").quiet(self.quiet);
-        let mut out = print::stdout()?;
-        let done: Result<Result<Problems>> = jobs::install(self.bulk.jobs, || {
-            let mut problems = Problems::default();
-            for path in &self.paths {
-                problems.append(self.one(&g, path, &mut out, &progress)?);
+        let g = self.guest.images.launch_cached(context)?;
+        let algorithms: Vec<_> = self.algorithms.iter().map(|algorithm| algorithm.name()).collect();
+        let entries = &self.bulk.entries;
+        let parts = [
+            ("arguments", format!("{algorithms:?} {} {} {:?}", self.tag, self.json, self.paths)),
+            ("mounts", self.guest.mount.join("\n")),
+            ("rules", format!("{:?} {:?}", entries.exclude, entries.include)),
+        ];
+        let problems = memoised::print(&g, "checksum", 1, parts, |out| {
+            if !only_devices {
+                self.guest.mount(&g)?;
             }
-            Ok(problems)
-        });
-        drop(progress);
-        let problems = done?.map_err(to_output)?;
-        out.flush()?;
+            let progress = Shown::new("checksum").quiet(self.quiet);
+            let done: Result<Result<Problems>> = jobs::install(context.jobs(self.bulk.jobs), || {
+                let mut problems = Problems::default();
+                for path in &self.paths {
+                    problems.append(self.one(&g, path, out, &progress)?);
+                }
+                Ok(problems)
+            });
+            drop(progress);
+            Ok(done?.map_err(to_output)?)
+        })?;
         exit::partial(&problems)
     }
 

@@ -9,6 +9,7 @@ use guestctl::ops::{self, CompareOptions, Comparison};
 use serde::Serialize;
 
 use crate::args::{Isolation, OpenArgs, format};
+use crate::context::Context;
 use crate::exit::{Failure, Outcome};
 use crate::progress::Shown;
 use crate::{jobs, print};
@@ -60,7 +61,7 @@ const CANNOT_OPEN: u8 = 2;
 const CANNOT_READ: u8 = 4;
 
 impl Compare {
-    pub fn run(self) -> Outcome {
+    pub fn run(self, context: &Context) -> Outcome {
         let failed = |code| move |error: guestctl::Error| Failure::Coded(error, code);
         let options = self.open.options().map_err(failed(CANNOT_OPEN))?;
         let left = self.isolation.open(&self.left, &options).map_err(failed(CANNOT_OPEN))?.device;
@@ -69,7 +70,7 @@ impl Compare {
         let progress = Shown::new("compare").quiet(self.quiet);
         guestctl::progress::Progress::set_total(&progress, left.size().max(right.size()));
         let strict = CompareOptions { strict: self.strict };
-        let compared = jobs::install(self.jobs, || ops::compare(&*left, &*right, &strict, &progress));
+        let compared = jobs::install(context.jobs(self.jobs), || ops::compare(&*left, &*right, &strict, &progress));
         let compared = compared.and_then(|compared| compared).map_err(failed(CANNOT_READ))?;
         drop(progress);
         let sizes = [left.size(), right.size()];

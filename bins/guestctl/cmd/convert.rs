@@ -1,18 +1,26 @@
 //! `guestctl convert`: the guide's words and qemu-img's letters.
 
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
 use guestctl::block::nbd::Uri;
-use guestctl::block::{self, BlockDevice, ImageFormat, OpenOptions};
+use guestctl::block::{self, BlockDevice, FormatSpecific, ImageFormat, ImageInfo, OpenOptions};
+use guestctl::cache::{ActionKey, Effort, Known, Memo, Recording, Store};
 use guestctl::ops::{self, ConvertOptions, Converted, WithoutFree};
 use guestctl::{Error, Result};
 
 use crate::args::{Isolation, OpenArgs, format};
+use crate::context::Context;
 use crate::exit::Outcome;
 use crate::new_image::{CompressionName, NewImageArgs, compress, needs_format};
 use crate::progress::Shown;
-use crate::{jobs, print, size};
+use crate::{jobs, json, print, size};
+
+/// Without reflinks an output is kept when its input takes no more than this part of the cache's free room.
+const ROOM: u64 = 4;
 
 /// Convert an image into another format: complete under its name or not at all.
 ///
@@ -91,14 +99,67 @@ pub struct Convert {
 }
 
 impl Convert {
-    pub fn run(self) -> Outcome {
+    pub fn run(self, context: &Context) -> Outcome {
         let output = self.output.clone().or_else(|| self.out.clone()).unwrap_or_default();
-        let jobs = self.jobs.or_else(|| Uri::is_uri(&self.input).then(jobs::for_servers));
-        let converted = jobs::install(jobs, || self.convert(&output))??;
+        let jobs = context.jobs(self.jobs).or_else(|| Uri::is_uri(&self.input).then(jobs::for_servers));
+        let report = jobs::install(jobs, || self.through_cache(&output, context))??;
         if self.json {
-            print::json(&converted)?;
+            let mut out = print::stdout()?;
+            out.write_all(report.as_bytes())?;
+            out.flush()?;
         }
         Ok(())
+    }
+
+    /// Converts, or makes the output from the cache; what was done, as JSON.
+    fn through_cache(&self, output: &Path, context: &Context) -> Result<String> {
+        let recording = match self.memo(output, context)? {
+            Some((store, Memo::Known(Known { bytes, file: Some(file), .. }))) => match store.give_file(&file, output) {
+                Ok(()) => return Ok(String::from_utf8_lossy(&bytes).into_owned()),
+                Err(error) => {
+                    context.do_without(&error);
+                    Recording::nowhere()
+                }
+            },
+            Some((_, Memo::New(recording))) => recording,
+            _ => Recording::nowhere(),
+        };
+        let mut report = Vec::new();
+        let failed = |error| Error::io("write", "the report", error);
+        json::pretty(&mut report, &self.convert(output)?).map_err(failed)?;
+        let report = String::from_utf8_lossy(&report).into_owned();
+        let format = self.format.or_else(|| by_extension(output)).unwrap_or(ImageFormat::Raw);
+        if recording.is_kept() && is_one_file(output, format)? {
+            recording.keep_file(output, &report);
+        }
+        Ok(report)
+    }
+
+    /// What is known of this conversion; `None` when it has no place in a cache: the output is no new file, hangs together
+    /// with another, or would take too much of the cache's room.
+    fn memo(&self, output: &Path, context: &Context) -> Result<Option<(Arc<Store>, Memo)>> {
+        let is_new_file = !output.exists() || output.is_file();
+        if self.no_create || self.backing.is_some() || !is_new_file {
+            return Ok(None);
+        }
+        let Some(store) = context.store().map(Arc::new) else { return Ok(None) };
+        let options = OpenOptions { snapshot: self.snapshot.clone(), ..self.open.options()? };
+        let Some(image) = store.image_id(&self.input, &options, Effort::Whole)? else { return Ok(None) };
+        let bytes = std::fs::metadata(&self.input).map_or(0, |input| input.blocks().saturating_mul(512));
+        if !store.version().reflink && bytes > store.free_bytes()? / ROOM {
+            return Ok(None);
+        }
+        let format = self.format.or_else(|| by_extension(output)).unwrap_or(ImageFormat::Raw);
+        let how = (self.compress, self.compression, self.compression_level, self.skip_free, self.sparse);
+        let parts = [
+            ("image", image.digest().hex()),
+            ("format", self.open.format.map_or("probed", ImageFormat::name).to_owned()),
+            ("program", env!("CARGO_PKG_VERSION").to_owned()),
+            ("arguments", format!("{} {:?} {how:?}", format.name(), self.new)),
+        ];
+        let key = ActionKey::new("convert", 1, parts);
+        let memo = store.memo(key, vec![image], &self.input.display().to_string());
+        Ok(Some((store, memo)))
     }
 
     fn convert(&self, output: &Path) -> Result<Converted> {
@@ -138,6 +199,16 @@ impl Convert {
     fn source(&self, device: std::sync::Arc<dyn BlockDevice>) -> Result<std::sync::Arc<dyn BlockDevice>> {
         Ok(if self.skip_free { std::sync::Arc::new(WithoutFree::new(device)?) } else { device })
     }
+}
+
+/// Whether the image needs no other file.
+fn is_one_file(path: &Path, format: ImageFormat) -> Result<bool> {
+    if format != ImageFormat::Vmdk {
+        return Ok(true);
+    }
+    let info = ImageInfo::read(path, &OpenOptions { format: Some(format), ..OpenOptions::default() })?;
+    Ok(matches!(info.format_specific, Some(FormatSpecific::Vmdk { create_type, .. })
+        if matches!(&create_type[..], "monolithicSparse" | "streamOptimized")))
 }
 
 /// The format that a name's extension stands for.

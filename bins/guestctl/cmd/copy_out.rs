@@ -11,6 +11,7 @@ use guestctl::{Error, Result};
 use serde::Serialize;
 
 use crate::args::{BulkArgs, GuestArgs};
+use crate::context::Context;
 use crate::exit::{self, Failure, Outcome};
 use crate::progress::Shown;
 use crate::{jobs, print};
@@ -88,7 +89,7 @@ struct Copied {
 }
 
 impl CopyOut {
-    pub fn run(self) -> Outcome {
+    pub fn run(self, context: &Context) -> Outcome {
         let Some((local, remotes)) = self.paths.split_last() else { return Ok(()) };
         let local = Path::new(local);
         if remotes.len() > 1 && !local.is_dir() {
@@ -104,8 +105,9 @@ impl CopyOut {
         for remote in remotes {
             let local = self.target(remote.as_bytes(), local)?;
             let progress = Shown::new("copy-out").quiet(self.quiet);
-            let report =
-                jobs::install(self.bulk.jobs, || g.copy_out_with(remote.as_bytes(), &local, &options, &progress))?;
+            let report = jobs::install(context.jobs(self.bulk.jobs), || {
+                g.copy_out_with(remote.as_bytes(), &local, &options, &progress)
+            })?;
             drop(progress);
             let report = report?;
             if !self.quiet {

@@ -8,6 +8,7 @@ use guestctl::ops::{self, CpioOptions};
 
 use crate::args::{BulkArgs, GuestArgs};
 use crate::cmd::cat::to_output;
+use crate::context::Context;
 use crate::exit::{self, Outcome};
 use crate::jobs;
 use crate::print;
@@ -39,13 +40,13 @@ pub struct CpioOut {
 }
 
 impl CpioOut {
-    pub fn run(self) -> Outcome {
+    pub fn run(self, context: &Context) -> Outcome {
         let mounts = self.guest.mounted()?.mount_table()?;
         let directory = GuestPath::parse(&self.directory)?;
         let options = CpioOptions { filter: self.bulk.filter()?, one_filesystem: self.one_file_system };
         let progress = Shown::new("cpio-out").quiet(self.quiet);
         let to_stdout = self.file.as_os_str() == "-";
-        let written = jobs::install(self.bulk.jobs, || {
+        let written = jobs::install(context.jobs(self.bulk.jobs), || {
             if to_stdout {
                 let mut out = print::stdout().map_err(|error| guestctl::Error::io("write", "the archive", error))?;
                 return ops::cpio_to(&mounts, &directory, &mut out, &options, &progress);

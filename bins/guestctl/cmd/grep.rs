@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use crate::args::{BulkArgs, GuestArgs};
 use crate::cmd::cat::to_output;
+use crate::context::Context;
 use crate::exit::{self, Failure, Outcome};
 use crate::jobs;
 use crate::json;
@@ -157,7 +158,7 @@ struct Span {
 }
 
 impl Grep {
-    pub fn run(self) -> Outcome {
+    pub fn run(self, context: &Context) -> Outcome {
         let mut rest = self.rest.iter();
         let mut alternatives = self.patterns.clone();
         if alternatives.is_empty() {
@@ -196,9 +197,10 @@ impl Grep {
             begun |= !bytes.is_empty();
             out.write_all(bytes).map_err(output)
         };
-        let grepped =
-            jobs::install(self.bulk.jobs, || ops::grep(&mounts, &starts, &options, &render, &mut write, &progress))?
-                .map_err(to_output)?;
+        let grepped = jobs::install(context.jobs(self.bulk.jobs), || {
+            ops::grep(&mounts, &starts, &options, &render, &mut write, &progress)
+        })?
+        .map_err(to_output)?;
         out.flush()?;
         exit::partial(&grepped.problems)?;
         let found =

@@ -5,14 +5,16 @@ use std::io::Write;
 use clap::Args;
 use guestctl::bytes::escape;
 use guestctl::fs::{FileType, Follow, GuestPath, Listing, Location, Metadata, MountTable};
-use guestctl::ops::{self, Algorithm, Entry, EntrySink, Flow, Owners};
+use guestctl::ops::{self, Algorithm, Entry, EntrySink, Flow, Owners, Problems};
 use guestctl::progress::Silent;
-use guestctl::{Error, Result};
+use guestctl::{Error, Guestfs, Result};
 use rayon::prelude::*;
 
 use crate::args::GuestArgs;
+use crate::context::Context;
 use crate::exit::{Failure, Outcome};
 use crate::json;
+use crate::memoised;
 use crate::print;
 use crate::record::Record;
 
@@ -42,19 +44,38 @@ pub struct Ls {
 const BATCH: usize = 256;
 
 impl Ls {
-    pub fn run(self) -> Outcome {
-        let g = self.guest.mounted()?;
+    pub fn run(self, context: &Context) -> Outcome {
+        // One directory is listed faster than its image is known.
+        let is_long_work = self.recursive || !self.checksum.is_empty();
+        if !is_long_work {
+            return self.list(&self.guest.mounted()?, &mut print::stdout()?);
+        }
+        let g = self.guest.images.launch_cached(context)?;
+        let algorithms: Vec<_> = self.checksum.iter().map(|algorithm| algorithm.name()).collect();
+        let flags = [self.long, self.recursive, self.json];
+        let parts = [
+            ("arguments", format!("{flags:?} {algorithms:?} {}", self.path)),
+            ("mounts", self.guest.mount.join("\n")),
+        ];
+        memoised::print(&g, "ls", 1, parts, |out| {
+            self.guest.mount(&g)?;
+            self.list(&g, out)?;
+            Ok(Problems::default())
+        })?;
+        Ok(())
+    }
+
+    fn list(&self, g: &Guestfs, out: &mut (impl Write + Send)) -> Outcome {
         let mounts = g.mount_table()?;
         let start = mounts.resolve(&GuestPath::parse(&self.path)?, Follow::Links)?;
         if self.json {
-            return self.json_lines(&mounts, &start);
+            return self.json_lines(&mounts, &start, out);
         }
-        let mut out = print::stdout()?;
         let owners = if self.long { Owners::read(&mounts) } else { Owners::default() };
         let metadata = start.metadata()?;
         if metadata.file_type != FileType::Dir {
             let name = escape(start.path.as_bytes());
-            write_listing(&mut out, &[(start, metadata, name)], self.long, &owners)?;
+            write_listing(out, &[(start, metadata, name)], self.long, &owners)?;
             return Ok(out.flush()?);
         }
         let mut pending = vec![start];
@@ -69,7 +90,7 @@ impl Ls {
                 let blank = if seen.len() > 1 { "\n" } else { "" };
                 writeln!(out, "{blank}{}:", directory.path)?;
             }
-            let below = self.write_directory(&mut out, &mounts, &directory, &owners)?;
+            let below = self.write_directory(out, &mounts, &directory, &owners)?;
             pending.extend(below.into_iter().rev());
         }
         Ok(out.flush()?)
@@ -104,9 +125,9 @@ impl Ls {
         Ok(below)
     }
 
-    fn json_lines(&self, mounts: &MountTable, start: &Location) -> Outcome {
+    fn json_lines(&self, mounts: &MountTable, start: &Location, out: &mut (impl Write + Send)) -> Outcome {
         let mut lines = Lines {
-            out: print::stdout()?,
+            out,
             batch: Vec::new(),
             algorithms: &self.checksum,
             recursive: self.recursive,

@@ -32,41 +32,43 @@ pub mod rebase;
 pub mod resize;
 pub mod schema;
 pub mod serve;
+pub mod settings;
 pub mod snapshot;
 pub mod stat;
 pub mod tar_out;
 pub mod version;
 
-use crate::args::{Args, Command};
+use crate::args::Command;
+use crate::context::Context;
 use crate::exit::Outcome;
 
 /// Runs what was asked for.
-pub fn run(args: Args) -> Outcome {
-    match args.command {
-        Command::Inspect(command) => command.run(),
+pub fn run(command: Command, context: &Context) -> Outcome {
+    match command {
+        Command::Inspect(command) => command.run(context),
         Command::Filesystems(command) => command.run(),
-        Command::Ls(command) => command.run(),
+        Command::Ls(command) => command.run(context),
         Command::Cat(command) => command.run(),
         Command::Find(command) => command.run(),
         Command::Stat(command) => command.run(),
         Command::Download(command) => command.run(),
-        Command::Checksum(command) => command.run(),
-        Command::TarOut(command) => command.run(),
-        Command::CopyOut(command) => command.run(),
+        Command::Checksum(command) => command.run(context),
+        Command::TarOut(command) => command.run(context),
+        Command::CopyOut(command) => command.run(context),
         Command::Df(command) => command.run(),
         Command::Du(command) => command.run(),
-        Command::CpioOut(command) => command.run(),
+        Command::CpioOut(command) => command.run(context),
         Command::GetKernel(command) => command.run(),
-        Command::Grep(command) => command.run(),
+        Command::Grep(command) => command.run(context),
         Command::InitrdCat(command) => command.run(),
         Command::InitrdList(command) => command.run(),
         Command::Info(command) => command.run(),
         Command::Map(command) => command.run(),
-        Command::Compare(command) => command.run(),
-        Command::Cache(command) => command.run(),
-        Command::Diff(command) => command.run(),
+        Command::Compare(command) => command.run(context),
+        Command::Cache(command) => command.run(context),
+        Command::Diff(command) => command.run(context),
         Command::Create(command) => command.run(),
-        Command::Convert(command) => command.run(),
+        Command::Convert(command) => command.run(context),
         Command::Measure(command) => command.run(),
         Command::Check(command) => command.run(),
         Command::Commit(command) => command.run(),
@@ -75,9 +77,10 @@ pub fn run(args: Args) -> Outcome {
         Command::Snapshot(command) => command.run(),
         Command::Completions(command) => command.run(),
         Command::Man(command) => command.run(),
-        Command::Batch(command) => command.run(),
+        Command::Batch(command) => command.run(context),
         Command::Schema(command) => command.run(),
         Command::Serve(command) => command.run(),
+        Command::Settings(command) => command.run(context),
         Command::Version(command) => command.run(),
     }
 }

@@ -12,6 +12,7 @@ use guestctl::ops::{self, StreamCompression, TarOptions};
 
 use super::cat::to_output;
 use crate::args::{BulkArgs, GuestArgs};
+use crate::context::Context;
 use crate::exit::{self, Outcome};
 use crate::progress::Shown;
 use crate::{jobs, print};
@@ -59,7 +60,7 @@ pub struct TarOut {
 }
 
 impl TarOut {
-    pub fn run(self) -> Outcome {
+    pub fn run(self, context: &Context) -> Outcome {
         let to_stdout = self.archive.as_os_str() == "-";
         if to_stdout && self.json {
             return Err(Error::invalid("--json needs a file for the archive: both would go to standard output").into());
@@ -83,7 +84,7 @@ impl TarOut {
         let mounts = self.guest.mounted()?.mount_table()?;
         let directory = GuestPath::parse(&self.directory)?;
         let progress = Shown::new("tar-out").quiet(self.quiet);
-        let report = jobs::install(self.bulk.jobs, || {
+        let report = jobs::install(context.jobs(self.bulk.jobs), || {
             if to_stdout {
                 let descriptor = io::stdout().as_fd().try_clone_to_owned();
                 let mut out = File::from(descriptor.map_err(|error| Error::io("use", "standard output", error))?);

@@ -18,8 +18,9 @@ use self::operation::Operation;
 use self::progress::Counted;
 use super::cat::to_output;
 use crate::args::{Command, format};
+use crate::context::Context;
 use crate::exit::{Failure, Outcome};
-use crate::{interrupt, json, print, size};
+use crate::{duration, interrupt, json, print, size};
 
 /// Do the same with many images, each in a process of its own, and print a line of JSON for each, in the order of the list.
 ///
@@ -60,7 +61,7 @@ pub struct Batch {
     #[arg(long, value_name = "N", default_value_t = 4)]
     io_depth: usize,
     /// How long one image may take: 90, 90s, 5m, 2h; 0 for any time.
-    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration::parse)]
     timeout: Duration,
     /// How often an image is tried when what is in the way can go away.
     #[arg(long, value_name = "N", default_value_t = 3)]
@@ -92,9 +93,9 @@ pub struct Batch {
 }
 
 impl Batch {
-    pub fn run(self) -> Outcome {
+    pub fn run(self, context: &Context) -> Outcome {
         let plan = self.plan()?;
-        let options = self.options(&plan);
+        let options = self.options(&plan, context);
         let progress = Counted::new(plan.items().len() as u64, self.quiet);
         let mut out = print::stdout()?;
         let on_result = |result: &ItemResult| {
@@ -132,9 +133,10 @@ impl Batch {
         op.plan(images, self.output.as_deref(), self.format, &self.arguments)
     }
 
-    fn options(&self, plan: &Plan) -> RunOptions {
+    fn options(&self, plan: &Plan, context: &Context) -> RunOptions {
         let mut options = RunOptions::default();
-        options.jobs = self.jobs;
+        options.jobs = context.jobs(self.jobs);
+        options.leading_arguments = context.arguments();
         options.io_depth = self.io_depth;
         options.memory_budget = self.memory;
         options.memory_per_image = self.memory_per_image;
@@ -212,34 +214,4 @@ fn read(path: &Path) -> Result<Vec<u8>> {
         return read.map(|_| bytes).map_err(|error| Error::io("read", "standard input", error));
     }
     std::fs::read(path).map_err(|error| Error::io("read", path.display(), error))
-}
-
-/// A time as people write it.
-fn duration(text: &str) -> Result<Duration, String> {
-    let split = text.find(|letter: char| !letter.is_ascii_digit() && letter != '.').unwrap_or(text.len());
-    let (number, unit) = text.split_at(split);
-    let factor = match unit {
-        "" | "s" => 1.0,
-        "ms" => 0.001,
-        "m" | "min" => 60.0,
-        "h" => 3600.0,
-        "d" => 86400.0,
-        _ => return Err("a time is a number with ms, s, m, h or d".to_owned()),
-    };
-    let number: f64 = number.parse().map_err(|_| "a time begins with a number".to_owned())?;
-    Duration::try_from_secs_f64(number * factor).map_err(|_| "the time is too long".to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::duration;
-
-    #[test]
-    fn times_have_units() {
-        let times = ["0", "90", "1.5s", "250ms", "5m", "2h", "1d"].map(|text| duration(text).unwrap().as_millis());
-        assert_eq!(times, [0, 90_000, 1500, 250, 300_000, 7_200_000, 86_400_000]);
-        for text in ["", "s", "1 s", "5x", "1.2.3", "-1", "999999999999999999999d"] {
-            assert!(duration(text).is_err(), "{text}");
-        }
-    }
 }

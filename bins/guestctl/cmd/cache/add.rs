@@ -8,8 +8,8 @@ use guestctl::fs::GuestPath;
 use guestctl::ops::{self, CacheAddOptions, CacheAdded, Profile};
 use guestctl::{Error, Result};
 
-use super::StoreArgs;
 use crate::args::{BulkArgs, GuestArgs};
+use crate::context::Context;
 use crate::exit::{self, Outcome};
 use crate::progress::Shown;
 use crate::{jobs, print};
@@ -144,17 +144,17 @@ impl AddArgs {
 }
 
 impl Add {
-    pub fn run(self, store: &StoreArgs) -> Outcome {
-        let store = store.open_or_init()?;
-        let added = self.added(&store)?;
+    pub fn run(self, context: &Context) -> Outcome {
+        let store = context.open_or_init()?;
+        let added = self.added(&store, context)?;
         self.store.report(&added)
     }
 
     /// Adds the guest, or finds that it is there.
-    pub fn added(&self, store: &Store) -> Result<CacheAdded> {
+    pub fn added(&self, store: &Store, context: &Context) -> Result<CacheAdded> {
         let mut options = self.store.options(&self.bulk, self.guest.image())?;
         if !self.no_memo
-            && let Some((key, images)) = self.key(store, &options)?
+            && let Some((key, images)) = self.key(store, &options, context)?
         {
             (options.key, options.images) = (Some(key), images);
         }
@@ -168,7 +168,9 @@ impl Add {
         let mounts = self.guest.mounted()?.mount_table()?;
         let directory = GuestPath::parse(&self.directory)?;
         let progress = self.store.progress();
-        let added = jobs::install(self.bulk.jobs, || ops::cache_add(store, &mounts, &directory, &options, &progress))??;
+        let added = jobs::install(context.jobs(self.bulk.jobs), || {
+            ops::cache_add(store, &mounts, &directory, &options, &progress)
+        })??;
         drop(progress);
         let mut event = Event::new(EventKind::Add, "tree");
         event.key = added.imported.tree.to_string();
@@ -194,12 +196,17 @@ impl Add {
     }
 
     /// What decides the tree. `None` when an image has no id.
-    pub fn key(&self, store: &Store, options: &CacheAddOptions) -> Result<Option<(ActionKey, Vec<ImageId>)>> {
+    pub fn key(
+        &self,
+        store: &Store,
+        options: &CacheAddOptions,
+        context: &Context,
+    ) -> Result<Option<(ActionKey, Vec<ImageId>)>> {
         let images = &self.guest.images;
         let open = images.open.options()?;
         let mut ids = Vec::new();
         for image in std::iter::once(&images.image).chain(&images.more) {
-            let id = jobs::install(self.bulk.jobs, || store.image_id(image, &open, Effort::Whole))??;
+            let id = jobs::install(context.jobs(self.bulk.jobs), || store.image_id(image, &open, Effort::Whole))??;
             let Some(id) = id else { return Ok(None) };
             ids.push(id);
         }

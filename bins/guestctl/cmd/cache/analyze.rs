@@ -3,7 +3,8 @@
 use clap::Args;
 use serde::Serialize;
 
-use super::{StoreArgs, since};
+use super::since;
+use crate::context::Context;
 use crate::exit::Outcome;
 use crate::print;
 
@@ -48,8 +49,8 @@ fn advice(cause: Option<&str>) -> &'static str {
 }
 
 impl Analyze {
-    pub fn run(self, store: &StoreArgs) -> Outcome {
-        let stats = store.open()?.stats(since(self.days))?;
+    pub fn run(self, context: &Context) -> Outcome {
+        let stats = context.open()?.stats(since(self.days))?;
         let rows: Vec<Row> = stats
             .operations
             .into_iter()

@@ -7,7 +7,7 @@ use guestctl::bytes::escape;
 use guestctl::cache::{Change, ChangeKind};
 use serde::Serialize;
 
-use super::StoreArgs;
+use crate::context::Context;
 use crate::exit::{Failure, Outcome};
 use crate::{json, print};
 
@@ -33,8 +33,8 @@ struct Line<'a> {
 }
 
 impl Diff {
-    pub fn run(self, store: &StoreArgs) -> Outcome {
-        let store = store.open()?;
+    pub fn run(self, context: &Context) -> Outcome {
+        let store = context.open()?;
         let (a, b) = (store.tree(&store.resolve(&self.a)?)?, store.tree(&store.resolve(&self.b)?)?);
         let mut changes = Vec::new();
         guestctl::cache::diff(&a, &b, &mut |change| {

@@ -4,7 +4,7 @@ use clap::Args;
 use guestctl::cache::{Calibration, measure};
 use serde::Serialize;
 
-use super::StoreArgs;
+use crate::context::Context;
 use crate::exit::Outcome;
 use crate::print;
 
@@ -31,8 +31,8 @@ struct Report {
 }
 
 impl Doctor {
-    pub fn run(self, store: &StoreArgs) -> Outcome {
-        let store = store.open()?;
+    pub fn run(self, context: &Context) -> Outcome {
+        let store = context.open()?;
         let version = store.version();
         let staging = store.path().join("staging");
         let measured = if self.calibrate { Some(measure(&staging)?) } else { None };

@@ -2,8 +2,8 @@
 
 use clap::Args;
 
-use super::StoreArgs;
 use super::add::Add;
+use crate::context::Context;
 use crate::exit::Outcome;
 use crate::print;
 
@@ -16,10 +16,10 @@ pub struct Explain {
 }
 
 impl Explain {
-    pub fn run(self, store: &StoreArgs) -> Outcome {
-        let store = store.open()?;
+    pub fn run(self, context: &Context) -> Outcome {
+        let store = context.open()?;
         let options = self.add.options()?;
-        let Some((key, _)) = self.add.key(&store, &options)? else {
+        let Some((key, _)) = self.add.key(&store, &options, context)? else {
             let report = serde_json::json!({"hit": false, "cause": "no-image-id", "differs": [], "fix": "this format has no id: convert the image"});
             return Ok(print::json(&report)?);
         };

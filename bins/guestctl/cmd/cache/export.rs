@@ -10,7 +10,7 @@ use guestctl::Error;
 use guestctl::cache::Ref;
 use guestctl::progress::Silent;
 
-use super::StoreArgs;
+use crate::context::Context;
 use crate::exit::Outcome;
 use crate::print;
 
@@ -29,8 +29,8 @@ pub struct Export {
 }
 
 impl Export {
-    pub fn run(self, store: &StoreArgs) -> Outcome {
-        let store = store.open()?;
+    pub fn run(self, context: &Context) -> Outcome {
+        let store = context.open()?;
         let mut refs = Vec::new();
         for name in &self.trees {
             let tree = store.resolve(name)?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use guestctl::cache::GcOptions;
 
-use super::StoreArgs;
+use crate::context::Context;
 use crate::exit::Outcome;
 use crate::{print, size};
 
@@ -33,8 +33,8 @@ pub struct Gc {
 }
 
 impl Gc {
-    pub fn run(self, store: &StoreArgs) -> Outcome {
-        let store = store.open()?;
+    pub fn run(self, context: &Context) -> Outcome {
+        let store = context.open()?;
         let grace = Duration::from_secs(self.grace.saturating_mul(3600));
         let Self { days, max_size, low_water, dry_run, .. } = self;
         let report = store.gc(&GcOptions { days, max_size, low_water, grace, dry_run })?;

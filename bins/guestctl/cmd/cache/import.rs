@@ -8,7 +8,7 @@ use clap::Args;
 use guestctl::Error;
 use guestctl::progress::Silent;
 
-use super::StoreArgs;
+use crate::context::Context;
 use crate::exit::Outcome;
 use crate::print;
 
@@ -24,8 +24,8 @@ pub struct Import {
 }
 
 impl Import {
-    pub fn run(self, store: &StoreArgs) -> Outcome {
-        let store = store.open_or_init()?;
+    pub fn run(self, context: &Context) -> Outcome {
+        let store = context.open_or_init()?;
         let mut input: Box<dyn Read> = if self.input == Path::new("-") {
             Box::new(io::stdin().lock())
         } else {

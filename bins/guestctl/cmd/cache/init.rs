@@ -3,7 +3,7 @@
 use clap::Args;
 use guestctl::cache::{Compression, InitOptions, Store};
 
-use super::StoreArgs;
+use crate::context::Context;
 use crate::exit::Outcome;
 use crate::{print, size};
 
@@ -28,13 +28,13 @@ enum Kind {
 }
 
 impl Init {
-    pub fn run(self, store: &StoreArgs) -> Outcome {
+    pub fn run(self, context: &Context) -> Outcome {
         let compression = match self.compression {
             Kind::None => Compression::None,
             Kind::Zstd => Compression::Zstd,
         };
         let options = InitOptions { pack_threshold: self.pack_threshold, compression };
-        let store = Store::init(store.directory()?, &options)?;
+        let store = Store::init(context.directory()?, &options)?;
         let version = store.version();
         if self.json {
             return Ok(print::json(version)?);

@@ -5,7 +5,7 @@ use guestctl::cache::Ref;
 use guestctl::fs::Timestamp;
 use serde::Serialize;
 
-use super::StoreArgs;
+use crate::context::Context;
 use crate::exit::Outcome;
 use crate::print;
 
@@ -30,8 +30,8 @@ struct Row {
 }
 
 impl Ls {
-    pub fn run(self, store: &StoreArgs) -> Outcome {
-        let store = store.open()?;
+    pub fn run(self, context: &Context) -> Outcome {
+        let store = context.open()?;
         let refs = store.refs()?;
         let mut rows = Vec::new();
         let unnamed = store.trees()?.into_iter().filter(|id| self.all && !refs.iter().any(|found| found.tree == *id));

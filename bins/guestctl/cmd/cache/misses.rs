@@ -4,7 +4,8 @@ use clap::Args;
 use guestctl::cache::{Event, EventKind};
 use guestctl::fs::Timestamp;
 
-use super::{StoreArgs, since};
+use super::since;
+use crate::context::Context;
 use crate::exit::Outcome;
 use crate::print;
 
@@ -20,8 +21,8 @@ pub struct Misses {
 }
 
 impl Misses {
-    pub fn run(self, store: &StoreArgs) -> Outcome {
-        let mut events = store.open()?.events(since(self.days))?;
+    pub fn run(self, context: &Context) -> Outcome {
+        let mut events = context.open()?.events(since(self.days))?;
         events.retain(|event| event.event == EventKind::Miss);
         if self.json {
             return Ok(print::json(&events)?);

@@ -21,42 +21,19 @@ mod stats;
 mod tar_out;
 mod verify;
 
-use std::path::PathBuf;
-
 use clap::{Args, Subcommand};
-use guestctl::cache::{Store, Verify};
-use guestctl::{Error, Result};
+use guestctl::Error;
 
+pub use restore::How;
+
+use crate::context::Context;
 use crate::exit::Outcome;
 
 /// Keep extracted trees in a content-addressed store, and bring them back by reflink, link or copy.
 #[derive(Debug, Args)]
 pub struct Cache {
-    #[command(flatten)]
-    store: StoreArgs,
     #[command(subcommand)]
     command: Command,
-}
-
-/// Which store.
-#[derive(Debug, Clone, Args)]
-pub struct StoreArgs {
-    /// The store's directory; without it $XDG_CACHE_HOME/guestctl.
-    #[arg(long, global = true, env = "GUESTCTL_CACHE_DIR", value_name = "DIR")]
-    cache_dir: Option<PathBuf>,
-    /// What of an object is looked at before it is delivered: never nothing; trusted its size, mode and time; first-use its
-    /// content once; always its content.
-    #[arg(long, global = true, value_enum, default_value_t = Level::Trusted, value_name = "LEVEL")]
-    verify_level: Level,
-}
-
-/// Levels of verification.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Level {
-    Never,
-    Trusted,
-    FirstUse,
-    Always,
 }
 
 #[derive(Debug, Subcommand)]
@@ -103,59 +80,32 @@ enum Command {
     Import(import::Import),
 }
 
-impl StoreArgs {
-    /// The store's directory.
-    pub fn directory(&self) -> Result<PathBuf> {
-        self.cache_dir
-            .clone()
-            .or_else(Store::default_directory)
-            .ok_or_else(|| Error::invalid("there is no directory for the cache").with_hint("name one with --cache-dir"))
-    }
-
-    fn level(&self) -> Verify {
-        match self.verify_level {
-            Level::Never => Verify::Never,
-            Level::Trusted => Verify::Trusted,
-            Level::FirstUse => Verify::FirstUse,
-            Level::Always => Verify::Always,
-        }
-    }
-
-    /// The store, which must be there.
-    fn open(&self) -> Result<Store> {
-        Ok(Store::open(self.directory()?)?.with_verification(self.level()))
-    }
-
-    /// The store, which is made if need be.
-    fn open_or_init(&self) -> Result<Store> {
-        Ok(Store::open_or_init(self.directory()?)?.with_verification(self.level()))
-    }
-}
-
 impl Cache {
-    pub fn run(self) -> Outcome {
-        let store = self.store;
+    pub fn run(self, context: &Context) -> Outcome {
+        if context.is_without_cache() {
+            return Err(Error::invalid("--no-cache leaves the cache alone, and this command is about it").into());
+        }
         match self.command {
-            Command::Init(command) => command.run(&store),
-            Command::Add(command) => command.run(&store),
-            Command::Seed(command) => command.run(&store),
-            Command::Restore(command) => command.run(&store),
-            Command::Ls(command) => command.run(&store),
-            Command::Show(command) => command.run(&store),
-            Command::Diff(command) => command.run(&store),
-            Command::Rm(command) => command.run(&store),
-            Command::Pin(command) => command.run(&store),
-            Command::Gc(command) => command.run(&store),
-            Command::Stats(command) => command.run(&store),
-            Command::Verify(command) => command.run(&store),
-            Command::Doctor(command) => command.run(&store),
-            Command::Prewarm(command) => command.run(&store),
-            Command::Explain(command) => command.run(&store),
-            Command::Misses(command) => command.run(&store),
-            Command::Analyze(command) => command.run(&store),
-            Command::TarOut(command) => command.run(&store),
-            Command::Export(command) => command.run(&store),
-            Command::Import(command) => command.run(&store),
+            Command::Init(command) => command.run(context),
+            Command::Add(command) => command.run(context),
+            Command::Seed(command) => command.run(context),
+            Command::Restore(command) => command.run(context),
+            Command::Ls(command) => command.run(context),
+            Command::Show(command) => command.run(context),
+            Command::Diff(command) => command.run(context),
+            Command::Rm(command) => command.run(context),
+            Command::Pin(command) => command.run(context),
+            Command::Gc(command) => command.run(context),
+            Command::Stats(command) => command.run(context),
+            Command::Verify(command) => command.run(context),
+            Command::Doctor(command) => command.run(context),
+            Command::Prewarm(command) => command.run(context),
+            Command::Explain(command) => command.run(context),
+            Command::Misses(command) => command.run(context),
+            Command::Analyze(command) => command.run(context),
+            Command::TarOut(command) => command.run(context),
+            Command::Export(command) => command.run(context),
+            Command::Import(command) => command.run(context),
         }
     }
 }

@@ -3,7 +3,7 @@
 use clap::Args;
 use guestctl::cache::{Class, Ref};
 
-use super::StoreArgs;
+use crate::context::Context;
 use crate::exit::Outcome;
 
 /// Keep a tree, however old it is and however full the cache.
@@ -18,8 +18,8 @@ pub struct Pin {
 }
 
 impl Pin {
-    pub fn run(self, store: &StoreArgs) -> Outcome {
-        let store = store.open()?;
+    pub fn run(self, context: &Context) -> Outcome {
+        let store = context.open()?;
         let tree = store.resolve(&self.tree)?;
         if self.remove {
             store.remove_ref("pins", &tree.hex())?;

@@ -6,8 +6,8 @@ use clap::Args;
 use guestctl::Error;
 use serde::Serialize;
 
-use super::StoreArgs;
 use super::add::Add;
+use crate::context::Context;
 use crate::exit::{Failure, Outcome};
 use crate::print;
 
@@ -35,8 +35,8 @@ struct Row {
 }
 
 impl Prewarm {
-    pub fn run(self, store: &StoreArgs) -> Outcome {
-        let store = store.open_or_init()?;
+    pub fn run(self, context: &Context) -> Outcome {
+        let store = context.open_or_init()?;
         let mut images = self.images.clone();
         if let Some(list) = &self.list {
             let text = std::fs::read_to_string(list).map_err(|error| Error::io("read", list.display(), error))?;
@@ -44,7 +44,7 @@ impl Prewarm {
         }
         let mut rows = Vec::new();
         for image in images {
-            let added = Add::of_image(image.as_os_str()).and_then(|add| add.added(&store));
+            let added = Add::of_image(image.as_os_str()).and_then(|add| add.added(&store, context));
             let image = image.display().to_string();
             rows.push(match added {
                 Ok(added) => Row {

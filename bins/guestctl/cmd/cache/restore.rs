@@ -7,9 +7,10 @@ use clap::Args;
 use guestctl::cache::{Chosen, Digest, Event, EventKind, RestoreOptions, RestoreReport, Rewrite, Store, Strategy};
 use guestctl::ops::{Filter, Preserve, Verdict};
 use guestctl::{Error, Result};
+use serde::{Deserialize, Serialize};
 
-use super::StoreArgs;
 use super::add::Add;
+use crate::context::Context;
 use crate::exit::Outcome;
 use crate::progress::Shown;
 use crate::{jobs, print};
@@ -63,8 +64,11 @@ pub struct Restore {
     quiet: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum How {
+/// How contents come back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum How {
+    #[default]
     Auto,
     Reflink,
     Hardlink,
@@ -73,13 +77,14 @@ enum How {
 }
 
 impl Restore {
-    pub fn run(self, store: &StoreArgs) -> Outcome {
-        let store = if std::path::Path::new(&self.tree).is_file() { store.open_or_init()? } else { store.open()? };
-        let tree = self.found(&store)?;
+    pub fn run(self, context: &Context) -> Outcome {
+        let store =
+            if std::path::Path::new(&self.tree).is_file() { context.open_or_init()? } else { context.open()? };
+        let tree = self.found(&store, context)?;
         let options = self.options()?;
         let progress = Shown::new("restore").quiet(self.quiet);
         let started = std::time::Instant::now();
-        let report = jobs::install(self.jobs, || {
+        let report = jobs::install(context.jobs(self.jobs), || {
             if self.update {
                 store.update(&tree, &self.target, &options, &progress)
             } else {
@@ -97,12 +102,12 @@ impl Restore {
     }
 
     /// The tree of this name; of an image, the tree that adding it gives.
-    fn found(&self, store: &Store) -> Result<Digest> {
+    fn found(&self, store: &Store, context: &Context) -> Result<Digest> {
         let resolved = store.resolve(&self.tree);
         if resolved.is_ok() || !std::path::Path::new(&self.tree).is_file() {
             return resolved;
         }
-        Ok(Add::of_image(self.tree.as_ref())?.added(store)?.imported.tree)
+        Ok(Add::of_image(self.tree.as_ref())?.added(store, context)?.imported.tree)
     }
 
     fn options(&self) -> Result<RestoreOptions> {

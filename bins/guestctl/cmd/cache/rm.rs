@@ -3,7 +3,7 @@
 use clap::Args;
 use guestctl::Error;
 
-use super::StoreArgs;
+use crate::context::Context;
 use crate::exit::Outcome;
 
 /// Take names away; what they named goes with the next gc, unless something else names it.
@@ -15,8 +15,8 @@ pub struct Rm {
 }
 
 impl Rm {
-    pub fn run(self, store: &StoreArgs) -> Outcome {
-        let store = store.open()?;
+    pub fn run(self, context: &Context) -> Outcome {
+        let store = context.open()?;
         for name in &self.names {
             let (namespace, word) = name.split_once('/').unwrap_or(("trees", name));
             let named = store.get_ref(namespace, word)?;

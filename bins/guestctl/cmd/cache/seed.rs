@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use clap::Args;
 use guestctl::ops;
 
-use super::StoreArgs;
 use super::add::AddArgs;
 use crate::args::BulkArgs;
+use crate::context::Context;
 use crate::exit::Outcome;
 use crate::jobs;
 
@@ -24,13 +24,15 @@ pub struct Seed {
 }
 
 impl Seed {
-    pub fn run(self, store: &StoreArgs) -> Outcome {
+    pub fn run(self, context: &Context) -> Outcome {
         let mut options = self.store.options(&self.bulk, &self.directory)?;
         // The host's own times say nothing of a guest.
         options.import.keep_times = false;
-        let store = store.open_or_init()?;
+        let store = context.open_or_init()?;
         let progress = self.store.progress();
-        let added = jobs::install(self.bulk.jobs, || ops::cache_seed(&store, &self.directory, &options, &progress))??;
+        let added = jobs::install(context.jobs(self.bulk.jobs), || {
+            ops::cache_seed(&store, &self.directory, &options, &progress)
+        })??;
         drop(progress);
         self.store.report(&added)
     }

@@ -8,7 +8,7 @@ use guestctl::cache::manifest::{Content, Entry, Manifest};
 use guestctl::{Error, PathProblem};
 use serde::Serialize;
 
-use super::StoreArgs;
+use crate::context::Context;
 use crate::exit::Outcome;
 use crate::{json, print};
 
@@ -68,8 +68,8 @@ fn line(manifest: &Manifest, entry: &Entry<'_>, path: &[u8]) -> guestctl::Result
 }
 
 impl Show {
-    pub fn run(self, store: &StoreArgs) -> Outcome {
-        let store = store.open()?;
+    pub fn run(self, context: &Context) -> Outcome {
+        let store = context.open()?;
         let manifest = store.tree(&store.resolve(&self.tree)?)?;
         let Some(path) = &self.path else { return self.summary(&manifest) };
         let start =

@@ -4,7 +4,8 @@ use std::io::Write;
 
 use clap::Args;
 
-use super::{StoreArgs, since};
+use super::since;
+use crate::context::Context;
 use crate::exit::Outcome;
 use crate::print;
 
@@ -23,8 +24,8 @@ pub struct Stats {
 }
 
 impl Stats {
-    pub fn run(self, store: &StoreArgs) -> Outcome {
-        let store = store.open()?;
+    pub fn run(self, context: &Context) -> Outcome {
+        let store = context.open()?;
         let stats = store.stats(since(self.days))?;
         if self.json {
             return Ok(print::json(&stats)?);

@@ -8,8 +8,8 @@ use guestctl::cache::StoredTree;
 use guestctl::fs::{GuestPath, MountTable};
 use guestctl::ops::{self, StreamCompression, TarOptions};
 
-use super::StoreArgs;
 use crate::args::BulkArgs;
+use crate::context::Context;
 use crate::exit::{self, Outcome};
 use crate::progress::Shown;
 use crate::{jobs, print};
@@ -40,8 +40,8 @@ pub struct TarOut {
 }
 
 impl TarOut {
-    pub fn run(self, store: &StoreArgs) -> Outcome {
-        let store = Arc::new(store.open()?);
+    pub fn run(self, context: &Context) -> Outcome {
+        let store = Arc::new(context.open()?);
         let tree = store.resolve(&self.tree)?;
         let mounts = MountTable::with_root("tree", Arc::new(StoredTree::open(store, &tree)?));
         let mut options = TarOptions::default();
@@ -49,7 +49,7 @@ impl TarOut {
         options.filter = self.bulk.filter()?;
         let directory = GuestPath::parse(&self.below)?;
         let progress = Shown::new("tar-out").quiet(self.quiet);
-        let report = jobs::install(self.bulk.jobs, || {
+        let report = jobs::install(context.jobs(self.bulk.jobs), || {
             ops::tar_out_file(&mounts, &directory, &self.archive, &options, &progress)
         })??;
         drop(progress);

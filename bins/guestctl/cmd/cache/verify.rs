@@ -3,7 +3,7 @@
 use clap::Args;
 use guestctl::cache::VerifyOptions;
 
-use super::StoreArgs;
+use crate::context::Context;
 use crate::exit::{Failure, Outcome};
 use crate::progress::Shown;
 use crate::{jobs, print};
@@ -26,11 +26,11 @@ pub struct Verify {
 }
 
 impl Verify {
-    pub fn run(self, store: &StoreArgs) -> Outcome {
-        let store = store.open()?;
+    pub fn run(self, context: &Context) -> Outcome {
+        let store = context.open()?;
         let options = VerifyOptions { sample: self.sample, repair: self.repair };
         let progress = Shown::new("verify").quiet(true);
-        let report = jobs::install(self.jobs, || store.verify(&options, &progress))??;
+        let report = jobs::install(context.jobs(self.jobs), || store.verify(&options, &progress))??;
         if self.json {
             print::json(&report)?;
         } else {

@@ -13,6 +13,7 @@ use guestctl::ops::{Algorithm, DiffIgnore, DiffOptions, Filter, TextOptions};
 use guestctl::{Error, ErrorKind, Guestfs, limits};
 
 use crate::args::{GuestArgs, ImageArgs, OpenArgs, format};
+use crate::context::Context;
 use crate::exit::{Failure, Outcome};
 use crate::jobs;
 
@@ -133,8 +134,8 @@ const DIFFERENT: u8 = 1;
 const TROUBLE: u8 = 2;
 
 impl Diff {
-    pub fn run(self) -> Outcome {
-        match self.compare() {
+    pub fn run(self, context: &Context) -> Outcome {
+        match self.compare(context) {
             Ok(true) => Ok(()),
             Ok(false) => Err(Failure::Answer(DIFFERENT)),
             Err(Failure::Guest(error)) => {
@@ -154,7 +155,7 @@ impl Diff {
     }
 
     /// Whether nothing differs.
-    fn compare(&self) -> Result<bool, Failure> {
+    fn compare(&self, context: &Context) -> Result<bool, Failure> {
         let (old, new) = self.guests();
         let sides = (old.image().display().to_string(), new.image().display().to_string());
         if self.semantic {
@@ -163,7 +164,7 @@ impl Diff {
         let options = self.options()?;
         let (old, new) = (old.mounted()?, new.mounted()?);
         let run = || files::compare(self, (&old, &new), &sides, &options);
-        jobs::install(self.jobs, run)?
+        jobs::install(context.jobs(self.jobs), run)?
     }
 
     fn guests(&self) -> (GuestArgs, GuestArgs) {

@@ -11,6 +11,7 @@ use clap::Args;
 use report::Report;
 
 use crate::args::ImageArgs;
+use crate::context::Context;
 use crate::exit::Outcome;
 use crate::print;
 
@@ -37,11 +38,10 @@ pub struct Inspect {
 }
 
 impl Inspect {
-    pub fn run(self) -> Outcome {
-        let g = self.images.launch()?;
-        let systems = g.operating_systems()?;
-        let packages = |root: &str| if self.no_applications { Ok(None) } else { g.inspect_packages(root).map(Some) };
-        let report = Report::new(&self.images.image, &g.image_info()?, &systems, packages)?;
+    pub fn run(self, context: &Context) -> Outcome {
+        let g = self.images.launch_cached(context)?;
+        let found = g.inspection(!self.no_applications)?;
+        let report = Report::new(&self.images.image, &g.image_info()?, &found);
         if self.json {
             return Ok(print::json(&report)?);
         }

@@ -5,6 +5,7 @@
 
 use std::path::Path;
 
+use guestctl::Inspected;
 use guestctl::block::{ImageFormat, ImageInfo};
 use guestctl::inspect::{OperatingSystem, PackageList};
 use serde::Serialize;
@@ -39,30 +40,26 @@ pub struct SystemReport<'a> {
     pub system: &'a OperatingSystem,
     /// One list per package database; left out when packages were not asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub packages: Option<Vec<PackageList>>,
+    pub packages: Option<&'a [PackageList]>,
 }
 
 impl<'a> Report<'a> {
-    pub fn new(
-        image: &Path,
-        drives: &[ImageInfo],
-        systems: &'a [OperatingSystem],
-        packages: impl Fn(&str) -> guestctl::Result<Option<Vec<PackageList>>>,
-    ) -> guestctl::Result<Self> {
+    pub fn new(image: &Path, drives: &[ImageInfo], found: &'a [Inspected]) -> Self {
         let drive = |info: &ImageInfo| DriveFacts {
             path: info.filename.clone(),
             format: info.format,
             format_probed: info.probed,
             virtual_size_bytes: info.virtual_size,
         };
-        let system = |system: &'a OperatingSystem| Ok(SystemReport { system, packages: packages(&system.root)? });
-        Ok(Self {
+        let system =
+            |found: &'a Inspected| SystemReport { system: &found.system, packages: found.packages.as_deref() };
+        Self {
             schema: "guestctl/inspect",
             schema_version: 1,
             guestctl_version: env!("CARGO_PKG_VERSION"),
             image: image.display().to_string(),
             drives: drives.iter().map(drive).collect(),
-            operating_systems: systems.iter().map(system).collect::<guestctl::Result<_>>()?,
-        })
+            operating_systems: found.iter().map(system).collect(),
+        }
     }
 }

@@ -75,7 +75,7 @@ fn write_system(out: &mut impl Write, report: &SystemReport<'_>) -> io::Result<(
     for file in &system.network_files {
         row(out, "network", &word(&file.kind), &file.path)?;
     }
-    for list in packages.iter().flatten() {
+    for list in packages.iter().flat_map(|lists| lists.iter()) {
         row(out, "packages", &format!("{} {}", list.packages.len(), word(&list.format)), &list.source)?;
         list.notes.iter().try_for_each(|note| row(out, "note", note, ""))?;
     }
