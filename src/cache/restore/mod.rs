@@ -31,6 +31,7 @@ use super::manifest::{Content, Entry, Manifest};
 use super::objects::Verify;
 use super::store::Store;
 use super::{Digest, Lease};
+use crate::bytes::to_u64;
 use crate::error::{Error, ErrorKind, PathProblem, Result};
 use crate::fs::{FileType, Xattr};
 use crate::host::{Attributes, Fact, Preserve, StagedTree, Tree};
@@ -176,6 +177,15 @@ struct Place {
     path: Vec<u8>,
 }
 
+/// Directories that are equally deep, those with the shortest way first.
+fn levels(places: &[Place]) -> impl Iterator<Item = &[Place]> {
+    let depth = |place: &Place| match &place.path[..] {
+        [] => 0,
+        path => 1 + path.iter().filter(|byte| **byte == b'/').count(),
+    };
+    places.chunk_by(move |one, next| depth(one) == depth(next))
+}
+
 /// Files of one directory that one thread makes.
 struct Task {
     place: usize,
@@ -258,10 +268,10 @@ impl<'a> Restore<'a> {
         let places = self.places(start)?;
         let work = self.work(&places)?;
         self.progress.set_total(work.bytes);
-        for place in places.iter().skip(1) {
-            self.tree.create_dir(&place.path)?;
-            add(&self.contents.counts.directories, 1);
+        for level in levels(&places).skip(1) {
+            level.par_iter().try_for_each(|place| self.tree.create_new_dir(&place.path))?;
         }
+        add(&self.contents.counts.directories, to_u64(places.len().saturating_sub(1)));
         work.tasks.par_iter().try_for_each_init(Scratch::new, |scratch, task| self.task(&places, &work, task, scratch))?;
         for (first, path) in &work.links {
             self.link(first, path)?;
@@ -271,13 +281,14 @@ impl<'a> Restore<'a> {
 
     /// Gives the directories their attributes.
     fn seal(&self, places: &[Place]) -> Result<()> {
-        // A directory that may not be entered is sealed after those in it.
-        for place in places.iter().rev() {
+        let seal = |place: &Place| {
             let entry = self.manifest.entry(self.manifest.directory(place.directory)?.entry)?;
             let xattrs = self.xattrs(&entry)?;
-            self.tree.seal(&place.path, &self.attributes(&entry, &xattrs)?)?;
-        }
-        Ok(())
+            self.tree.seal(&place.path, &self.attributes(&entry, &xattrs)?)
+        };
+        // A directory that may not be entered is sealed after those in it.
+        let levels: Vec<_> = levels(places).collect();
+        levels.into_iter().rev().try_for_each(|level| level.par_iter().try_for_each(seal))
     }
 
     /// The directories, a level after the other; the first is the start.

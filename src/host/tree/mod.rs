@@ -134,6 +134,14 @@ impl Tree {
         Ok(is_new)
     }
 
+    /// Makes a directory that must not exist, for callers that make every directory before anything else: threads do not
+    /// wait for each other, and it is not opened yet.
+    pub(crate) fn create_new_dir(&self, path: &[u8]) -> Result<()> {
+        let (parent, name) = self.place(path)?;
+        let made = rustix::fs::mkdirat(&parent, name, Mode::RWXU);
+        made.map_err(|errno| self.failed("make the directory", path, errno))
+    }
+
     /// Makes the directories above an entry that do not exist yet, for a thread that is ahead of the one whose work they
     /// are; to that one they are new when it comes to them.
     pub(crate) fn ensure_parents(&self, path: &[u8]) -> Result<()> {
