@@ -55,11 +55,11 @@ pub use info::{FormatSpecific, ImageInfo, SnapshotInfo};
 pub use lock::{Lock, writer_present};
 pub use lru::Lru;
 pub use memory::Memory;
+pub(crate) use open::split_snapshot;
 pub use open::{
     Image, OpenOptions, OpenOverlay, open, open_backing_writable, open_device, open_overlay, open_writable,
     open_writable_file,
 };
-pub(crate) use open::split_snapshot;
 pub use overlay::Overlay;
 pub use probe::{ImageFormat, probe};
 pub use slice::Slice;

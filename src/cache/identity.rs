@@ -18,7 +18,7 @@ use rayon::prelude::*;
 
 use super::store::Store;
 use super::{Digest, record};
-use crate::block::{self, BlockDevice, ExtentKind, Gated, GatePolicy, HostFile, OpenGate, OpenOptions, Reference};
+use crate::block::{self, BlockDevice, ExtentKind, GatePolicy, Gated, HostFile, OpenGate, OpenOptions, Reference};
 use crate::bytes::{to_u64, to_usize};
 use crate::error::{Error, Result};
 
@@ -54,6 +54,10 @@ impl ImageId {
         self.digest
     }
 
+    pub(super) fn stamps(&self) -> impl Iterator<Item = Stamp> {
+        self.files.iter().map(|(_, stamp)| *stamp)
+    }
+
     /// Whether no file of the image has changed since.
     #[must_use]
     pub fn is_unchanged(&self) -> bool {
@@ -63,7 +67,7 @@ impl ImageId {
 
 /// What `stat(2)` tells of a file's content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
+pub(super) struct Stamp {
     device: u64,
     inode: u64,
     size: u64,
@@ -72,7 +76,7 @@ struct Stamp {
 }
 
 impl Stamp {
-    fn of(stat: &std::fs::Metadata) -> Self {
+    pub(super) fn of(stat: &std::fs::Metadata) -> Self {
         Self {
             device: stat.dev(),
             inode: stat.ino(),
@@ -83,13 +87,13 @@ impl Stamp {
     }
 
     /// Whether the last change is long enough ago for its time to tell it from a next one.
-    fn is_settled(&self, now: SystemTime) -> bool {
+    pub(super) fn is_settled(&self, now: SystemTime) -> bool {
         let now = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos());
         let last = self.mtime.max(self.ctime).saturating_add_unsigned(RACY.as_nanos());
         i128::try_from(now).unwrap_or(0) > last
     }
 
-    fn to_bytes(self) -> Vec<u8> {
+    pub(super) fn to_bytes(self) -> Vec<u8> {
         let numbers = [self.device, self.inode, self.size].into_iter().flat_map(u64::to_le_bytes);
         numbers.chain([self.mtime, self.ctime].into_iter().flat_map(i128::to_le_bytes)).collect()
     }

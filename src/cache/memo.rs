@@ -237,7 +237,8 @@ impl Store {
     pub fn give_file(&self, file: &Digest, target: &Path) -> Result<()> {
         let (manifest, _lease) = self.use_tree(file)?;
         let entry = manifest.lookup(NAME)?;
-        let entry = entry.ok_or_else(|| Error::corrupt("cache", "result", 0, "another tree", "a tree with a result"))?;
+        let entry =
+            entry.ok_or_else(|| Error::corrupt("cache", "result", 0, "another tree", "a tree with a result"))?;
         let staged = Staged::create(target)?;
         Contents::new(self, &manifest, Strategy::Auto).fill(&entry, &staged.file, NAME, false, &mut Scratch::new())?;
         staged.publish()

@@ -20,6 +20,7 @@
 //!        /variants/aa/<62 hex> blobs with a guest's mode, owner and times, for hard links     (`restore`)
 //!        /events/<day>.jsonl   what happened, a line each                                     (`events`)
 //!        /index/aa/<62 hex>    derived: digests of image files by what stat(2) tells; losing it loses nothing  (`identity`)
+//!        /origins/<64 hex>     derived: which blobs lie where in a host file                        (`origins`)
 //!        /gc.lock              turns: publishing shares it, condemning has it alone
 //! ```
 //!
@@ -46,6 +47,7 @@ mod lease;
 pub mod manifest;
 mod memo;
 mod objects;
+mod origins;
 mod pack;
 mod record;
 mod refs;
@@ -69,11 +71,12 @@ pub use digest::Digest;
 pub use events::{Event, EventKind};
 pub use explain::Cause;
 pub use gc::{GcOptions, GcReport};
-pub use import::{Described, Durability, Import, ImportOptions, ImportReport, Imported, Prepared, Source};
 pub use identity::{Effort, ImageId};
+pub use import::{Described, Durability, Import, ImportOptions, ImportReport, Imported, Prepared, Source};
 pub use lease::Lease;
 pub use memo::{Known, Memo, Recording, Tee};
 pub use objects::Verify;
+pub use origins::{Origin, Origins};
 pub use refs::{Class, Ref, name_from};
 pub use restore::{Chosen, RestoreOptions, RestoreReport, Rewrite, Strategy};
 pub use stats::{Operation, Stats};

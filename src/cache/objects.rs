@@ -306,7 +306,9 @@ impl Store {
     pub(super) fn read_blob(&self, digest: &Digest, len: u64) -> Result<Vec<u8>> {
         crate::limits::check("bytes of a blob in memory", len, crate::limits::CALL_BYTES)?;
         match self.object(digest, len)? {
-            Object::Packed { pack, place } => Ok(self.read_packed(digest, &pack, &place, &mut Window::default())?.into_owned()),
+            Object::Packed { pack, place } => {
+                Ok(self.read_packed(digest, &pack, &place, &mut Window::default())?.into_owned())
+            }
             Object::Loose { file, path, compressed } => {
                 let mut bytes = Vec::new();
                 read_all(&file, compressed, len, &mut |part| {

@@ -249,9 +249,7 @@ fn mountpoints_as_text<S: Serializer>(
     serializer.collect_map(mountpoints.iter().map(|(path, mountable)| (path.to_string(), mountable)))
 }
 
-fn mountpoints_from_text<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<BTreeMap<GuestPath, String>, D::Error> {
+fn mountpoints_from_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<GuestPath, String>, D::Error> {
     let mountpoints = BTreeMap::<String, String>::deserialize(deserializer)?.into_iter();
     let parse = |(path, mountable): (String, String)| Ok((GuestPath::parse(&path)?, mountable));
     mountpoints.map(parse).collect::<crate::Result<_>>().map_err(serde::de::Error::custom)

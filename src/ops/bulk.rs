@@ -16,6 +16,7 @@ use super::ordered::{lock, ordered};
 use super::problems::{Problem, Problems};
 use super::walk::{Step, Visited, Walk};
 use crate::block::BlockDevice;
+use crate::cache::{Origin, Origins};
 use crate::error::Result;
 use crate::fs::{FileType, Location, Metadata, MountTable, Xattr};
 use crate::progress::Progress;
@@ -32,14 +33,16 @@ const RESULTS_AHEAD: usize = 64;
 const SMALL: u64 = 256 << 10;
 
 /// What a batch holds of its members beside their metadata.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Wants {
+#[derive(Debug, Clone, Copy)]
+pub struct Wants<'a> {
     /// Contents of regular files.
     pub contents: bool,
     /// The contents of further names of a file, too.
     pub links: bool,
     /// Extended attributes.
     pub xattrs: bool,
+    /// What is known of contents by where they lie: those are not read.
+    pub origins: Option<&'a Origins>,
 }
 
 /// One entry of the walk.
@@ -60,6 +63,8 @@ pub struct Member {
     held: Held,
     /// The bytes of a small file that could not be read and are zero.
     pub unread: Vec<Range<u64>>,
+    /// Where the content lies, when that was asked for; a known one is not held.
+    pub origin: Option<Origin>,
 }
 
 #[derive(Debug)]
@@ -160,7 +165,7 @@ pub(super) fn ways_to(ways: &mut Vec<Visited>, relative: &[u8]) -> Vec<Visited> 
 /// The walk, batch by batch.
 struct Batches<'a> {
     walk: Walk<'a>,
-    wants: Wants,
+    wants: Wants<'a>,
     keep: &'a (dyn Fn(&Visited) -> Verdict + Sync),
     /// Directories on the way to something that may be taken, outermost first.
     ways: Vec<Visited>,
@@ -212,9 +217,13 @@ impl Batches<'_> {
         let wanted = self.wants.contents
             && visited.metadata.file_type == FileType::File
             && (hard_link.is_none() || self.wants.links);
+        let mut origin = None;
         let held = if wanted {
             let content = entry.open()?;
-            if content.size() <= SMALL {
+            origin = self.wants.origins.and_then(|origins| origins.of(&content));
+            if self.wants.origins.zip(origin).is_some_and(|(origins, origin)| origins.known(&origin).is_some()) {
+                Held::Nothing
+            } else if content.size() <= SMALL {
                 batch.plan(&content)?
             } else {
                 batch.large = batch.large.saturating_add(content.size());
@@ -224,7 +233,7 @@ impl Batches<'_> {
             Held::Nothing
         };
         let Visited { location, relative, metadata } = visited;
-        Ok(Member { location, relative, metadata, target, xattrs, hard_link, held, unread: Vec::new() })
+        Ok(Member { location, relative, metadata, target, xattrs, hard_link, held, unread: Vec::new(), origin })
     }
 }
 
@@ -235,7 +244,7 @@ impl Batches<'_> {
 pub fn for_each_batch<T: Send>(
     mounts: &MountTable,
     start: &Location,
-    wants: Wants,
+    wants: Wants<'_>,
     keep: &(dyn Fn(&Visited) -> Verdict + Sync),
     work: impl Fn(&Batch) -> Result<T> + Sync,
     mut deliver: impl FnMut(T) -> Result<()> + Send,
@@ -283,7 +292,7 @@ mod tests {
         let mounts = MountTable::with_root("/dev/sda2", fs);
         let mut found = Vec::new();
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let wants = Wants { contents: true, links: true, xattrs: true };
+        let wants = Wants { contents: true, links: true, xattrs: true, origins: None };
         let digest = |batch: &Batch| {
             let of = |member: &Member| match batch.content(member) {
                 Content::Bytes(bytes) => Some(blake3::hash(bytes).to_hex().to_string()),

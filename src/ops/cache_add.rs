@@ -14,8 +14,8 @@ use super::filter::{Filter, Verdict};
 use super::problems::{Problem, Problems};
 use super::walk::{Entry, EntrySink, Flow, Visited, walk};
 use crate::cache::{
-    ActionKey, Described, Digest, Event, EventKind, ImageId, Import, ImportOptions, ImportReport, Imported, Prepared, Ref,
-    Source, Store,
+    ActionKey, Described, Digest, Event, EventKind, ImageId, Import, ImportOptions, ImportReport, Imported, Origins,
+    Prepared, Ref, Source, Store,
 };
 use crate::error::{Error, ErrorKind, PathProblem, Result};
 use crate::fs::{FileType, Follow, GuestPath, Location, MountTable};
@@ -135,12 +135,15 @@ pub fn cache_add(
         }
         Ok(())
     };
-    let work = |batch: &Batch| batch.members.iter().map(|member| ready(&import, batch, member, progress)).collect();
-    let wants = Wants { contents: true, links: false, xattrs: true };
+    let origins = store.origins(&options.images);
+    let work =
+        |batch: &Batch| batch.members.iter().map(|member| ready(&import, &origins, batch, member, progress)).collect();
+    let wants = Wants { contents: true, links: false, xattrs: true, origins: Some(&origins) };
     let mut problems = for_each_batch(mounts, &start, wants, &keep, work, deliver, progress)?;
     problems.listed.extend(more.listed);
     problems.count += more.count;
     let imported = import.finish(options.reference.as_ref())?;
+    store.keep_origins(&origins, &options.images);
     let skipped = profiles.iter().map(|counted| Skipped {
         profile: counted.matcher.profile,
         files: counted.files.load(Ordering::Relaxed),
@@ -201,14 +204,20 @@ struct Ready {
     prepared: Result<Prepared, Problem>,
 }
 
-fn ready(import: &Import<'_>, batch: &Batch, member: &Member, progress: &dyn Progress) -> Result<Ready> {
+fn ready(
+    import: &Import<'_>,
+    origins: &Origins,
+    batch: &Batch,
+    member: &Member,
+    progress: &dyn Progress,
+) -> Result<Ready> {
     let described = Described {
         path: member.relative.clone(),
         metadata: member.metadata.clone(),
         xattrs: member.xattrs.clone(),
         link: None,
     };
-    let prepared = prepare(import, batch, member);
+    let prepared = through_origin(import, origins, batch, member);
     if member.metadata.file_type == FileType::File {
         progress.advance(member.metadata.size);
     }
@@ -226,6 +235,25 @@ fn ready(import: &Import<'_>, batch: &Batch, member: &Member, progress: &dyn Pro
         Err(error) => return Err(error.at_path(member.location.path.as_bytes())),
     };
     Ok(Ready { described, first: member.hard_link.clone(), prepared })
+}
+
+/// The content as it is known by its place, else read, and then known.
+fn through_origin(import: &Import<'_>, origins: &Origins, batch: &Batch, member: &Member) -> Result<Prepared> {
+    let Some(origin) = &member.origin else { return prepare(import, batch, member) };
+    if let Some((digest, len)) = origins.known(origin) {
+        if len == member.metadata.size
+            && let Some(prepared) = import.reuse(digest, len)?
+        {
+            return Ok(prepared);
+        }
+        // It is in no store any more: the batch has not read it.
+        return import.prepare(Source::Device(&open(&member.location)?));
+    }
+    let prepared = prepare(import, batch, member)?;
+    if let Some((digest, len)) = prepared.blob() {
+        origins.learn(origin, digest, len);
+    }
+    Ok(prepared)
 }
 
 fn prepare(import: &Import<'_>, batch: &Batch, member: &Member) -> Result<Prepared> {

@@ -83,7 +83,7 @@ pub fn cpio_to(
     let (links, total) = plan(mounts, &start, &keep, progress)?;
     progress.set_total(total);
     let mut archive = Archive { out, progress, links, next: 1, written: CpioWritten::default() };
-    let wants = Wants { contents: true, links: true, xattrs: false };
+    let wants = Wants { contents: true, links: true, xattrs: false, origins: None };
     let found = for_each_batch(
         mounts,
         &start,

@@ -73,7 +73,10 @@ fn options_win_over_the_environment_and_that_over_the_file() {
     assert_eq!(place.setting("cache.enabled", "--no-cache ", &[]), pair("false", "flag"));
     let text = place.run("settings", &variables).text();
     assert!(text.contains("cache.dir              /from/variable  GUESTCTL_CACHE_DIR\n"), "{text}");
-    assert!(text.contains(&format!("cache.max_size         2048 bytes      {}\n", place.path("config.toml"))), "{text}");
+    assert!(
+        text.contains(&format!("cache.max_size         2048 bytes      {}\n", place.path("config.toml"))),
+        "{text}"
+    );
 }
 
 #[test]
@@ -123,10 +126,10 @@ fn mistakes_in_settings_are_usage_errors_that_say_where() {
              hint: guestctl looks for the file that GUESTCTL_CONFIG names first\n"
         ),
     );
-    place.config("").run("settings", &[("GUESTCTL_JOBS", "0")]).fails(
-        2,
-        "guestctl: error: GUESTCTL_JOBS is '0', expected a number of threads above 0\n",
-    );
+    place
+        .config("")
+        .run("settings", &[("GUESTCTL_JOBS", "0")])
+        .fails(2, "guestctl: error: GUESTCTL_JOBS is '0', expected a number of threads above 0\n");
 }
 
 #[test]

@@ -53,10 +53,8 @@ impl Ls {
         let g = self.guest.images.launch_cached(context)?;
         let algorithms: Vec<_> = self.checksum.iter().map(|algorithm| algorithm.name()).collect();
         let flags = [self.long, self.recursive, self.json];
-        let parts = [
-            ("arguments", format!("{flags:?} {algorithms:?} {}", self.path)),
-            ("mounts", self.guest.mount.join("\n")),
-        ];
+        let parts =
+            [("arguments", format!("{flags:?} {algorithms:?} {}", self.path)), ("mounts", self.guest.mount.join("\n"))];
         memoised::print(&g, "ls", 1, parts, |out| {
             self.guest.mount(&g)?;
             self.list(&g, out)?;
@@ -126,13 +124,8 @@ impl Ls {
     }
 
     fn json_lines(&self, mounts: &MountTable, start: &Location, out: &mut (impl Write + Send)) -> Outcome {
-        let mut lines = Lines {
-            out,
-            batch: Vec::new(),
-            algorithms: &self.checksum,
-            recursive: self.recursive,
-            failure: None,
-        };
+        let mut lines =
+            Lines { out, batch: Vec::new(), algorithms: &self.checksum, recursive: self.recursive, failure: None };
         let walked = ops::walk(mounts, start, &mut lines);
         if let Some(failure) = lines.failure.take() {
             return Err(failure);

@@ -61,6 +61,15 @@ impl Prepared {
     fn of(content: NewContent) -> Self {
         Self { content, sparse: None, to_pack: None }
     }
+
+    /// The blob that holds all of the content, and its length.
+    #[must_use]
+    pub fn blob(&self) -> Option<(Digest, u64)> {
+        match self.content {
+            NewContent::Blob(digest, len) if self.sparse.is_none() => Some((digest, len)),
+            _ => None,
+        }
+    }
 }
 
 impl Import<'_> {
@@ -88,6 +97,15 @@ impl Import<'_> {
                 Ok(Prepared { sparse, ..Prepared::of(NewContent::Blob(digest, stored)) })
             }
         }
+    }
+
+    /// The content that is this blob, when the blob is stored.
+    pub fn reuse(&self, digest: Digest, len: u64) -> Result<Option<Prepared>> {
+        if !self.is_stored(&digest, len)? {
+            return Ok(None);
+        }
+        self.deduplicated(len)?;
+        Ok(Some(Prepared::of(NewContent::Blob(digest, len))))
     }
 
     fn small(

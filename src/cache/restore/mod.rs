@@ -272,7 +272,9 @@ impl<'a> Restore<'a> {
             level.par_iter().try_for_each(|place| self.tree.create_new_dir(&place.path))?;
         }
         add(&self.contents.counts.directories, to_u64(places.len().saturating_sub(1)));
-        work.tasks.par_iter().try_for_each_init(Scratch::new, |scratch, task| self.task(&places, &work, task, scratch))?;
+        work.tasks
+            .par_iter()
+            .try_for_each_init(Scratch::new, |scratch, task| self.task(&places, &work, task, scratch))?;
         for (first, path) in &work.links {
             self.link(first, path)?;
         }

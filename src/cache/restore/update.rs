@@ -97,10 +97,15 @@ impl Restore<'_> {
             let wanted = self.manifest.child(place.directory, name.as_bytes())?;
             let metadata = found.metadata().map_err(failed)?;
             match wanted {
-                Some(entry) if self.is_as_it_should(&entry, &metadata, &found.path()) => add(&self.contents.counts.unchanged, 1),
+                Some(entry) if self.is_as_it_should(&entry, &metadata, &found.path()) => {
+                    add(&self.contents.counts.unchanged, 1)
+                }
                 wanted => {
                     self.tree.remove(&path)?;
-                    add(if wanted.is_some() { &self.contents.counts.replaced } else { &self.contents.counts.removed }, 1);
+                    add(
+                        if wanted.is_some() { &self.contents.counts.replaced } else { &self.contents.counts.removed },
+                        1,
+                    );
                 }
             }
         }

@@ -94,7 +94,7 @@ pub fn checksums_out(
         unread.extend(problems);
         Ok(())
     };
-    let wants = Wants { contents: true, links: true, xattrs: false };
+    let wants = Wants { contents: true, links: true, xattrs: false, origins: None };
     let keep = |visited: &crate::ops::Visited| {
         let is_dir = visited.metadata.file_type == FileType::Dir;
         options.filter.matches(visited.location.path.as_bytes(), is_dir)

@@ -217,8 +217,12 @@ impl Job<'_> {
         }
         let name_problems = std::sync::Mutex::new(Problems::default());
         let keep = |visited: &Visited| self.keep(visited, &names, &name_problems);
-        let wants =
-            Wants { contents: true, links: false, xattrs: manifest.is_some() || wants_xattrs(options.preserve) };
+        let wants = Wants {
+            contents: true,
+            links: false,
+            xattrs: manifest.is_some() || wants_xattrs(options.preserve),
+            origins: None,
+        };
         let mut entries = 0;
         let mut left = place::Left::default();
         let problems = for_each_batch(

@@ -153,7 +153,7 @@ pub fn grep(
         let searched = for_each_batch(
             mounts,
             start,
-            Wants { contents: true, links: true, xattrs: false },
+            Wants { contents: true, links: true, xattrs: false, origins: None },
             &|visited| keep(options, start, visited),
             |batch| Ok(one.batch(batch)),
             |answers: Vec<Answer>| {

@@ -51,8 +51,7 @@ impl<'a> Report<'a> {
             format_probed: info.probed,
             virtual_size_bytes: info.virtual_size,
         };
-        let system =
-            |found: &'a Inspected| SystemReport { system: &found.system, packages: found.packages.as_deref() };
+        let system = |found: &'a Inspected| SystemReport { system: &found.system, packages: found.packages.as_deref() };
         Self {
             schema: "guestctl/inspect",
             schema_version: 1,
