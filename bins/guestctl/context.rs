@@ -52,6 +52,7 @@ impl Context {
     /// is told so once, and the command does without.
     ///
     /// A store that can only be read is given, too: ask [`Store::is_writable`] before anything is kept.
+    #[allow(dead_code, reason = "commands that keep what they find use it, and none does yet")]
     pub fn store(&self) -> Option<Store> {
         let Settings { cache_enabled, cache_dir, .. } = &self.settings;
         let directory = cache_dir.value.as_deref().filter(|_| cache_enabled.value)?;

@@ -28,17 +28,29 @@ pub struct Ref {
     pub source: BTreeMap<String, String>,
 }
 
-/// How long a root lives.
+/// How long a root lives; see [`Lifetimes`](super::Lifetimes).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Class {
-    /// Until it was not used for the days that gc is told, or room is needed.
+    /// Until it was not used for the days that gc is told, its lifetime is over if gc is told one, or room is needed.
     #[default]
     Normal,
-    /// A day.
+    /// The same, but its lifetime is another: a day unless gc is told something else.
     Short,
     /// For ever, unless it is removed by name.
     Pinned,
+}
+
+impl Class {
+    /// Its word, as in JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Normal => "normal",
+            Self::Short => "short",
+            Self::Pinned => "pinned",
+        }
+    }
 }
 
 impl Ref {

@@ -73,7 +73,10 @@ fn options_win_over_the_environment_and_that_over_the_file() {
     assert_eq!(place.setting("cache.enabled", "--no-cache ", &[]), pair("false", "flag"));
     let text = place.run("settings", &variables).text();
     assert!(text.contains("cache.dir              /from/variable  GUESTCTL_CACHE_DIR\n"), "{text}");
-    assert!(text.contains(&format!("cache.max_size         2048 bytes      {}\n", place.path("config.toml"))), "{text}");
+    assert!(
+        text.contains(&format!("cache.max_size         2048 bytes      {}\n", place.path("config.toml"))),
+        "{text}"
+    );
 }
 
 #[test]
@@ -123,10 +126,10 @@ fn mistakes_in_settings_are_usage_errors_that_say_where() {
              hint: guestctl looks for the file that GUESTCTL_CONFIG names first\n"
         ),
     );
-    place.config("").run("settings", &[("GUESTCTL_JOBS", "0")]).fails(
-        2,
-        "guestctl: error: GUESTCTL_JOBS is '0', expected a number of threads above 0\n",
-    );
+    place
+        .config("")
+        .run("settings", &[("GUESTCTL_JOBS", "0")])
+        .fails(2, "guestctl: error: GUESTCTL_JOBS is '0', expected a number of threads above 0\n");
 }
 
 #[test]
@@ -152,4 +155,28 @@ fn options_for_all_stand_before_and_behind_the_subcommand() {
     let help = guestctl(["--no-cache", "--help"]).text();
     assert!(help.contains("  inspect ") && help.contains("  settings "), "{help}");
     assert_eq!(guestctl(["--cache-dir"]).code, 2);
+}
+
+#[test]
+fn what_a_batch_starts_has_its_options() {
+    let place = Place::new();
+    std::fs::write(place.path("script"), "stat {image} /etc/hostname\nsettings --json\n").unwrap();
+    let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/images/demo.qcow2");
+    let line = format!("--no-cache --cache-dir /flag batch -q --script {} {demo}", place.path("script"));
+    // Threads are dealt out among the images, whatever the user has for all of them.
+    let result = place.config("").run(&line, &[("GUESTCTL_JOBS", "1000")]).json();
+    let output = result["output"].as_str().unwrap();
+    let at = output.find("\n{").unwrap();
+    let report: serde_json::Value = serde_json::from_str(&output[at..]).unwrap();
+    let row =
+        |name: &str| report["settings"].as_array().unwrap().iter().find(|row| row["name"] == name).unwrap().clone();
+    assert_eq!(
+        (&row("cache.dir")["value"], &row("cache.dir")["origin"]),
+        (&"/flag".into(), &"flag".into()),
+        "{report}"
+    );
+    assert_eq!(
+        (&row("cache.enabled")["value"], &row("jobs")["variable"]),
+        (&false.into(), &"RAYON_NUM_THREADS".into())
+    );
 }

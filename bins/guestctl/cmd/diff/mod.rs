@@ -135,7 +135,7 @@ const TROUBLE: u8 = 2;
 
 impl Diff {
     pub fn run(self, context: &Context) -> Outcome {
-        match self.compare() {
+        match self.compare(context) {
             Ok(true) => Ok(()),
             Ok(false) => Err(Failure::Answer(DIFFERENT)),
             Err(Failure::Guest(error)) => {
@@ -155,7 +155,7 @@ impl Diff {
     }
 
     /// Whether nothing differs.
-    fn compare(&self) -> Result<bool, Failure> {
+    fn compare(&self, context: &Context) -> Result<bool, Failure> {
         let (old, new) = self.guests();
         let sides = (old.image().display().to_string(), new.image().display().to_string());
         if self.semantic {
