@@ -18,11 +18,17 @@ mod crash;
 mod full;
 #[path = "cache/guest.rs"]
 mod guest;
+#[path = "cache/pass_through.rs"]
+mod pass_through;
 #[path = "cache/restore.rs"]
 mod restore;
+#[path = "cache/settings.rs"]
+mod settings;
 #[path = "cache/stability.rs"]
 mod stability;
 #[path = "cache/torture.rs"]
 mod torture;
 #[path = "cache/trees.rs"]
 mod trees;
+#[path = "cache/watched.rs"]
+mod watched;

@@ -362,7 +362,7 @@ fn the_program_describes_itself() {
     assert_eq!(
         commands.join(" "),
         "inspect filesystems ls cat find grep stat download cpio-out get-kernel initrd-list initrd-cat checksum tar-out copy-out df du \
-         info map compare cache diff create convert measure check commit rebase resize snapshot serve batch schema completions \
+         info map compare cache diff create convert measure check commit rebase resize snapshot serve batch settings schema completions \
          man version"
     );
     for shell in ["bash", "zsh", "fish"] {

@@ -63,6 +63,14 @@ pub struct Action {
     pub class: Class,
 }
 
+impl Action {
+    /// A result of the class normal, made now.
+    #[must_use]
+    pub fn new(key: ActionKey, trees: Vec<Digest>, result: String, duration_ns: u64) -> Self {
+        Self { key, trees, result, duration_ns, created: now(), class: Class::default() }
+    }
+}
+
 /// Holds the right to compute a result: others that want the same wait.
 #[derive(Debug)]
 pub struct Flight {
@@ -94,6 +102,14 @@ impl Store {
         Ok(Some(action))
     }
 
+    /// Gives a result another class.
+    pub fn set_action_class(&self, key: &ActionKey, class: Class) -> Result<()> {
+        match self.read_action(&key.digest())? {
+            Some(action) if action.class != class => self.keep_action(&Action { class, ..action }),
+            _ => Ok(()),
+        }
+    }
+
     /// A result by its key's digest. One that cannot be read is none: it is computed again.
     pub(super) fn read_action(&self, digest: &Digest) -> Result<Option<Action>> {
         let Some(bytes) = record::read(&self.action_path(digest))? else { return Ok(None) };
@@ -110,34 +126,31 @@ impl Store {
         Ok(serde_json::from_slice(text).ok())
     }
 
-    /// Keeps a result. It is on the disk when this returns.
+    /// Keeps a result of the class normal that was made now. It is on the disk when this returns.
     pub fn record_action(&self, key: ActionKey, trees: Vec<Digest>, result: String, duration_ns: u64) -> Result<()> {
-        self.write_action(key, trees, result, duration_ns, true)
+        self.keep_action(&Action::new(key, trees, result, duration_ns))
+    }
+
+    /// Keeps a result, in place of what has its key. It is on the disk when this returns.
+    pub fn keep_action(&self, action: &Action) -> Result<()> {
+        self.write_action(action, true)
     }
 
     /// The same; one that is not `durable` may be lost when the machine goes down.
-    pub(super) fn write_action(
-        &self,
-        key: ActionKey,
-        trees: Vec<Digest>,
-        result: String,
-        duration_ns: u64,
-        durable: bool,
-    ) -> Result<()> {
+    pub(super) fn write_action(&self, action: &Action, durable: bool) -> Result<()> {
         self.check_writable()?;
         let lease = self.lease()?;
-        for tree in &trees {
+        for tree in &action.trees {
             lease.add(tree)?;
         }
         let turn: Turn = self.turn(false)?;
-        for tree in &trees {
+        for tree in &action.trees {
             if !self.has_tree(tree)? {
                 return Err(Error::invalid(format!("there is no tree {tree} in the cache")));
             }
         }
-        let digest = key.digest();
-        let action = Action { key, trees, result, duration_ns, created: now(), class: Class::default() };
-        let text = serde_json::to_vec(&action).map_err(|error| Error::invalid(error.to_string()))?;
+        let digest = action.key.digest();
+        let text = serde_json::to_vec(action).map_err(|error| Error::invalid(error.to_string()))?;
         crate::limits::check("bytes of a result", text.len() as u64, crate::limits::CACHE_RECORD_BYTES / 2)?;
         let bytes = [Digest::of(&text).hex().as_bytes(), b"\n", &text].concat();
         let write = if durable { record::replace } else { record::replace_soon };

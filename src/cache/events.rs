@@ -50,6 +50,9 @@ pub struct Event {
     /// How long it took; of a hit, how long it took when it was made.
     #[serde(default)]
     pub duration_ns: u64,
+    /// Of a hit or a miss, how long whoever asked waited for the answer.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub took_ns: u64,
     /// Bytes that were delivered, added or freed.
     #[serde(default)]
     pub bytes: u64,
@@ -60,8 +63,14 @@ impl Event {
     #[must_use]
     pub fn new(event: EventKind, operation: &str) -> Self {
         let (key, subject, cause) = Default::default();
-        Self { at: now(), event, operation: operation.to_owned(), key, subject, cause, duration_ns: 0, bytes: 0 }
+        let (at, operation, duration_ns, took_ns, bytes) = (now(), operation.to_owned(), 0, 0, 0);
+        Self { at, event, operation, key, subject, cause, duration_ns, took_ns, bytes }
     }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// Bytes of one line.

@@ -65,6 +65,8 @@ pub struct Recording {
     images: Vec<ImageId>,
     bytes: Vec<u8>,
     started: Instant,
+    /// What is written down when this ends.
+    miss: Option<Event>,
     _flight: Option<Flight>,
 }
 
@@ -72,7 +74,8 @@ impl Recording {
     /// One that keeps nothing.
     #[must_use]
     pub fn nowhere() -> Self {
-        Self { place: None, images: Vec::new(), bytes: Vec::new(), started: Instant::now(), _flight: None }
+        let (place, images, bytes, miss, started) = (None, Vec::new(), Vec::new(), None, Instant::now());
+        Self { place, images, bytes, started, miss, _flight: None }
     }
 
     /// Whether what is written is kept.
@@ -88,7 +91,10 @@ impl Recording {
         }
         if self.bytes.len().saturating_add(bytes.len()) > LONGEST {
             log::debug!("a result of more than {LONGEST} bytes is not kept");
-            (self.place, self.bytes) = (None, Vec::new());
+            self.bytes = Vec::new();
+            if let Some((store, _)) = self.place.take() {
+                self.note_miss(&store);
+            }
             return;
         }
         self.bytes.extend_from_slice(bytes);
@@ -112,7 +118,7 @@ impl Recording {
         let Some((store, key, duration)) = self.finish() else { return };
         let kept = HostFile::open(made).and_then(|file| {
             let tree = store.keep_content(Source::Device(&file), file.size(), Durability::Batch)?;
-            store.write_action(key, vec![tree], report.to_owned(), duration, false)
+            store.write_action(&Action::new(key, vec![tree], report.to_owned(), duration), false)
         });
         if let Err(error) = kept {
             not_kept(&error);
@@ -121,12 +127,32 @@ impl Recording {
 
     fn finish(&mut self) -> Option<(Arc<Store>, ActionKey, u64)> {
         let (store, key) = self.place.take()?;
+        self.note_miss(&store);
         if !self.images.iter().all(ImageId::is_unchanged) {
             log::debug!("the image changed while it was looked at: the result is not kept");
             return None;
         }
-        Some((store, key, u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)))
+        Some((store, key, nanoseconds_since(self.started)))
     }
+
+    fn note_miss(&mut self, store: &Store) {
+        if let Some(mut event) = self.miss.take() {
+            event.took_ns = nanoseconds_since(self.started);
+            store.note(&event);
+        }
+    }
+}
+
+impl Drop for Recording {
+    fn drop(&mut self) {
+        if let Some((store, _)) = self.place.take() {
+            self.note_miss(&store);
+        }
+    }
+}
+
+fn nanoseconds_since(started: Instant) -> u64 {
+    u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Says once why results are not kept.
@@ -160,7 +186,8 @@ impl Store {
     /// The result under a key, or a place for it. `images` are what the key's images were when it was made; `subject` names
     /// them for people. Waits while another process computes the same.
     pub fn memo(self: &Arc<Self>, key: ActionKey, images: Vec<ImageId>, subject: &str) -> Memo {
-        if let Some(known) = self.known(&key, subject) {
+        let started = Instant::now();
+        if let Some(known) = self.known(&key, subject, started) {
             return Memo::Known(known);
         }
         if !self.is_writable() {
@@ -169,18 +196,17 @@ impl Store {
         }
         let flight = self.flight(&key);
         // Who held it may have computed it.
-        if let Some(known) = self.known(&key, subject) {
+        if let Some(known) = self.known(&key, subject, started) {
             return Memo::Known(known);
         }
         let mut event = Event::new(EventKind::Miss, &key.operation);
         (event.key, event.subject) = (key.digest().hex(), subject.to_owned());
         event.cause = self.explain_among(&key, COMPARED).map(|cause| cause.cause.to_owned()).unwrap_or_default();
-        self.note(&event);
-        let (bytes, started, place) = (Vec::new(), Instant::now(), Some((self.clone(), key)));
-        Memo::New(Recording { place, images, bytes, started, _flight: Some(flight) })
+        let (bytes, started, miss) = (Vec::new(), Instant::now(), Some(event));
+        Memo::New(Recording { place: Some((self.clone(), key)), images, bytes, started, miss, _flight: Some(flight) })
     }
 
-    fn known(&self, key: &ActionKey, subject: &str) -> Option<Known> {
+    fn known(&self, key: &ActionKey, subject: &str, asked: Instant) -> Option<Known> {
         // What is damaged is computed again.
         let told = |error: Error| log::warn!("{error}: computed again");
         let action = self.action(key).map_err(told).ok()??;
@@ -189,6 +215,7 @@ impl Store {
         let mut event = Event::new(EventKind::Hit, &key.operation);
         (event.key, event.subject) = (key.digest().hex(), subject.to_owned());
         (event.duration_ns, event.bytes) = (action.duration_ns, to_u64(bytes.len()));
+        event.took_ns = nanoseconds_since(asked);
         self.note(&event);
         Some(Known { bytes, file, duration_ns: action.duration_ns })
     }
@@ -217,11 +244,11 @@ impl Store {
         if bytes.len() <= INLINE
             && let Ok(text) = std::str::from_utf8(bytes)
         {
-            return self.write_action(key, Vec::new(), text.to_owned(), duration_ns, false);
+            return self.write_action(&Action::new(key, Vec::new(), text.to_owned(), duration_ns), false);
         }
         // It can be computed again: nobody waits for the disk.
         let tree = self.keep_content(Source::Bytes(bytes), to_u64(bytes.len()), Durability::None)?;
-        self.write_action(key, vec![tree], String::new(), duration_ns, false)
+        self.write_action(&Action::new(key, vec![tree], String::new(), duration_ns), false)
     }
 
     /// Stores a content as the one file of a tree.

@@ -33,7 +33,9 @@
 //! * What is damaged is put aside and named, and never delivered; see [`Verify`] for how closely is looked.
 //! * `unsafe` and clocks take no part in what is right: times only tell what is old.
 mod action;
+mod activity;
 mod archive;
+mod bench;
 mod calibrate;
 mod diff;
 mod digest;
@@ -64,13 +66,15 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use action::{Action, ActionKey, Flight};
+pub use activity::{Activity, Operation, Times};
 pub use archive::Exported;
+pub use bench::{BENCH_FILE_BYTES, Benchmark, Calls, benchmark};
 pub use calibrate::{Calibration, measure};
 pub use diff::{Change, ChangeKind, diff};
 pub use digest::Digest;
 pub use events::{Event, EventKind};
 pub use explain::Cause;
-pub use gc::{GcOptions, GcReport};
+pub use gc::{GcOptions, GcReport, Lifetimes};
 pub use identity::{Effort, ImageId};
 pub use import::{Described, Durability, Import, ImportOptions, ImportReport, Imported, Prepared, Source};
 pub use lease::Lease;
@@ -79,7 +83,7 @@ pub use objects::Verify;
 pub use origins::{Origin, Origins};
 pub use refs::{Class, Ref, name_from};
 pub use restore::{Chosen, RestoreOptions, RestoreReport, Rewrite, Strategy};
-pub use stats::{Operation, Stats};
+pub use stats::Stats;
 pub use store::{InitOptions, Store};
 pub use tree_fs::StoredTree;
 pub use verify::{Damage, VerifyOptions, VerifyReport};

@@ -1,12 +1,14 @@
 //! Finding a blob, and being sure of it before anybody gets a byte.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
+use super::manifest::Manifest;
 use super::pack::{Catalog, Pack, Place, Window, Writer};
 use super::store::Store;
 use super::{Compression, Digest, record, seal, trash};
@@ -73,6 +75,29 @@ impl Store {
             }
         }
         Ok(false)
+    }
+
+    /// A blob of the tree that is not stored where it can be relied on, apart from those that are `published`; what is
+    /// condemned is brought back.
+    pub(super) fn lacks(&self, manifest: &Manifest, published: &HashSet<Digest>) -> Result<Option<Digest>> {
+        let catalog = self.catalog();
+        let mut packs_there = HashSet::new();
+        for index in 0..manifest.blobs() {
+            let (digest, len) = manifest.blob(index)?;
+            if published.contains(&digest) {
+                continue;
+            }
+            if let Some((pack, _)) = catalog.find(&digest)
+                && (packs_there.contains(&pack.id) || self.pack_is_there(&pack))
+            {
+                packs_there.insert(pack.id);
+                continue;
+            }
+            if !self.has(&digest, len)? {
+                return Ok(Some(digest));
+            }
+        }
+        Ok(None)
     }
 
     /// Whether the blob is a file of its own in its place, and sound.

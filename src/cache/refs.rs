@@ -1,6 +1,6 @@
 //! Named roots: `refs/<namespace>/<name>`, JSON, replaced as a whole. What a ref names stays when gc comes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -28,17 +28,29 @@ pub struct Ref {
     pub source: BTreeMap<String, String>,
 }
 
-/// How long a root lives.
+/// How long a root lives; see [`Lifetimes`](super::Lifetimes).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Class {
-    /// Until it was not used for the days that gc is told, or room is needed.
+    /// Until it was not used for the days that gc is told, its lifetime is over if gc is told one, or room is needed.
     #[default]
     Normal,
-    /// A day.
+    /// The same, but its lifetime is another: a day unless gc is told something else.
     Short,
     /// For ever, unless it is removed by name.
     Pinned,
+}
+
+impl Class {
+    /// Its word, as in JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Normal => "normal",
+            Self::Short => "short",
+            Self::Pinned => "pinned",
+        }
+    }
 }
 
 impl Ref {
@@ -88,11 +100,8 @@ impl Store {
             return Err(Error::invalid(format!("there is no tree {} in the cache", reference.tree)));
         }
         let manifest = self.tree(&reference.tree)?;
-        for index in 0..manifest.blobs() {
-            let (digest, len) = manifest.blob(index)?;
-            if !self.has(&digest, len)? {
-                return Err(Error::invalid(format!("the tree {} lacks the blob {digest}", reference.tree)));
-            }
+        if let Some(digest) = self.lacks(&manifest, &HashSet::new())? {
+            return Err(Error::invalid(format!("the tree {} lacks the blob {digest}", reference.tree)));
         }
         self.write_ref(reference)
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::events::EventKind;
+use super::activity::Operation;
 use super::store::Store;
 use super::{Digest, gc, trash};
 use crate::error::Result;
@@ -38,23 +38,6 @@ pub struct Stats {
     pub logical_bytes: u64,
     /// By operation: what was answered from the store.
     pub operations: BTreeMap<String, Operation>,
-}
-
-/// Numbers of one operation.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct Operation {
-    /// Answered from the store.
-    pub hits: u64,
-    /// Made.
-    pub misses: u64,
-    /// Hits of all, in percent.
-    pub hit_rate_percent: f64,
-    /// What the hits took when they were made.
-    pub saved_ns: u64,
-    /// Bytes that the hits delivered.
-    pub saved_bytes: u64,
-    /// Misses by cause.
-    pub causes: BTreeMap<String, u64>,
 }
 
 impl Stats {
@@ -126,25 +109,7 @@ impl Store {
             epochs.into_iter().map(|epoch| gc::bytes_below(&trash::directory(self.path(), epoch))).sum();
         stats.quarantined =
             std::fs::read_dir(self.path().join("quarantine")).map_or(0, |entries| entries.count() as u64);
-        for event in self.events(since)? {
-            let operation = stats.operations.entry(event.operation).or_default();
-            match event.event {
-                EventKind::Hit => {
-                    operation.hits += 1;
-                    operation.saved_ns += event.duration_ns;
-                    operation.saved_bytes += event.bytes;
-                }
-                EventKind::Miss => {
-                    operation.misses += 1;
-                    *operation.causes.entry(event.cause).or_default() += 1;
-                }
-                _ => {}
-            }
-        }
-        stats.operations.retain(|_, operation| operation.hits + operation.misses > 0);
-        for operation in stats.operations.values_mut() {
-            operation.hit_rate_percent = operation.hits as f64 * 100.0 / (operation.hits + operation.misses) as f64;
-        }
+        stats.operations = self.activity(since)?.operations;
         Ok(stats)
     }
 

@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use serde::Serialize;
 
@@ -14,8 +15,8 @@ use super::filter::{Filter, Verdict};
 use super::problems::{Problem, Problems};
 use super::walk::{Entry, EntrySink, Flow, Visited, walk};
 use crate::cache::{
-    ActionKey, Described, Digest, Event, EventKind, ImageId, Import, ImportOptions, ImportReport, Imported, Origins,
-    Prepared, Ref, Source, Store,
+    Action, ActionKey, Class, Described, Digest, Event, EventKind, ImageId, Import, ImportOptions, ImportReport,
+    Imported, Origins, Prepared, Ref, Source, Store,
 };
 use crate::error::{Error, ErrorKind, PathProblem, Result};
 use crate::fs::{FileType, Follow, GuestPath, Location, MountTable};
@@ -65,7 +66,13 @@ struct Counted {
 pub const CACHE_ADD_REVISION: u32 = 1;
 
 /// Names the tree that the same image and options gave before. `None` when there is none; the event log then has the cause.
-pub fn cache_known(store: &Store, options: &CacheAddOptions, subject: &str) -> Result<Option<CacheAdded>> {
+/// `asked` is when the caller began to look, which is more than this: the image's id may have taken longer.
+pub fn cache_known(
+    store: &Store,
+    options: &CacheAddOptions,
+    subject: &str,
+    asked: Instant,
+) -> Result<Option<CacheAdded>> {
     let Some(key) = &options.key else { return Ok(None) };
     let found = store.action(key)?;
     let known = found.as_ref().and_then(|action| {
@@ -84,6 +91,7 @@ pub fn cache_known(store: &Store, options: &CacheAddOptions, subject: &str) -> R
     match (&known, found) {
         (Some(known), Some(action)) => {
             (event.duration_ns, event.bytes) = (action.duration_ns, store.tree_bytes(&known.imported.tree)?);
+            event.took_ns = nanoseconds(asked);
         }
         (_, Some(_)) => "damaged".clone_into(&mut event.cause),
         _ => store.explain(key)?.cause.clone_into(&mut event.cause),
@@ -92,11 +100,18 @@ pub fn cache_known(store: &Store, options: &CacheAddOptions, subject: &str) -> R
     Ok(known)
 }
 
+fn nanoseconds(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// The tree under its new name.
 fn named(store: &Store, tree: &Digest, options: &CacheAddOptions) -> Result<CacheAdded> {
     let manifest = store.tree(tree)?;
     if let Some(reference) = &options.reference {
         store.set_ref(&Ref { tree: *tree, ..reference.clone() })?;
+        if let Some(key) = &options.key {
+            store.set_action_class(key, reference.class)?;
+        }
     }
     let report = ImportReport { entries: u64::from(manifest.len()), ..ImportReport::default() };
     let imported = Imported { tree: *tree, subtree: manifest.directory(0)?.subtree, known: true, report };
@@ -124,7 +139,7 @@ pub fn cache_add(
         Ok(Counted { matcher: Matcher::new(*profile)?, files: AtomicU64::new(0), bytes: AtomicU64::new(0) })
     };
     let profiles = options.profiles.iter().map(count).collect::<Result<Vec<Counted>>>()?;
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     let import = store.import(options.import)?;
     let keep = |visited: &Visited| verdict(mounts, visited, options, &profiles);
     let mut more = Problems::default();
@@ -151,8 +166,10 @@ pub fn cache_add(
     });
     let unchanged = options.images.iter().all(ImageId::is_unchanged);
     if let Some(key) = options.key.clone().filter(|_| problems.is_empty() && unchanged) {
-        let duration = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        store.record_action(key, vec![imported.tree], String::new(), duration)?;
+        let (duration_ns, trees) = (nanoseconds(started), vec![imported.tree]);
+        let class = options.reference.as_ref().map_or(Class::Normal, |reference| reference.class);
+        let action = Action { class, ..Action::new(key, trees, String::new(), duration_ns) };
+        store.keep_action(&action)?;
     }
     Ok(CacheAdded { imported, hit: false, skipped: skipped.collect(), problems })
 }

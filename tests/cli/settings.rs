@@ -156,3 +156,27 @@ fn options_for_all_stand_before_and_behind_the_subcommand() {
     assert!(help.contains("  inspect ") && help.contains("  settings "), "{help}");
     assert_eq!(guestctl(["--cache-dir"]).code, 2);
 }
+
+#[test]
+fn what_a_batch_starts_has_its_options() {
+    let place = Place::new();
+    std::fs::write(place.path("script"), "stat {image} /etc/hostname\nsettings --json\n").unwrap();
+    let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/images/demo.qcow2");
+    let line = format!("--no-cache --cache-dir /flag batch -q --script {} {demo}", place.path("script"));
+    // Threads are dealt out among the images, whatever the user has for all of them.
+    let result = place.config("").run(&line, &[("GUESTCTL_JOBS", "1000")]).json();
+    let output = result["output"].as_str().unwrap();
+    let at = output.find("\n{").unwrap();
+    let report: serde_json::Value = serde_json::from_str(&output[at..]).unwrap();
+    let row =
+        |name: &str| report["settings"].as_array().unwrap().iter().find(|row| row["name"] == name).unwrap().clone();
+    assert_eq!(
+        (&row("cache.dir")["value"], &row("cache.dir")["origin"]),
+        (&"/flag".into(), &"flag".into()),
+        "{report}"
+    );
+    assert_eq!(
+        (&row("cache.enabled")["value"], &row("jobs")["variable"]),
+        (&false.into(), &"RAYON_NUM_THREADS".into())
+    );
+}

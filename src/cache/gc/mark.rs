@@ -89,8 +89,11 @@ fn roots(store: &Store, expired: &Expired) -> Result<HashSet<Digest>> {
 /// Which refs and results are too old, or too many.
 pub(super) fn expire(store: &Store, options: &GcOptions, report: &mut GcReport) -> Result<Expired> {
     let mut expired = Expired::default();
-    let day = 24 * 3600;
-    let oldest = options.days.map(|days| now() - i64::from(days) * day);
+    let oldest = options.days.map(|days| now() - i64::from(days) * 24 * 3600);
+    let is_too_old = |class, created, last| {
+        let unused = class != Class::Pinned && oldest.is_some_and(|oldest| last < oldest);
+        unused || options.lifetimes.are_over(class, created)
+    };
     let used = |path: std::path::PathBuf| {
         let modified = std::fs::symlink_metadata(path).and_then(|metadata| metadata.modified());
         modified
@@ -102,12 +105,7 @@ pub(super) fn expire(store: &Store, options: &GcOptions, report: &mut GcReport) 
     let mut roots = Vec::new();
     for found in store.refs()? {
         let last = used(store.tree_path(&found.tree)).max(found.created);
-        let too_old = match found.class {
-            Class::Pinned => false,
-            Class::Short => now() - found.created > day,
-            Class::Normal => oldest.is_some_and(|oldest| last < oldest),
-        };
-        if too_old {
+        if is_too_old(found.class, found.created, last) {
             expired.refs.push(found);
         } else {
             roots.push((found.class == Class::Pinned, last, Root::Ref(found)));
@@ -115,12 +113,7 @@ pub(super) fn expire(store: &Store, options: &GcOptions, report: &mut GcReport) 
     }
     for (digest, action) in store.actions()? {
         let last = used(store.action_path(&digest)).max(action.created);
-        let too_old = match action.class {
-            Class::Pinned => false,
-            Class::Short => now() - action.created > day,
-            Class::Normal => oldest.is_some_and(|oldest| last < oldest),
-        };
-        if too_old {
+        if is_too_old(action.class, action.created, last) {
             expired.actions.insert(digest);
         } else {
             roots.push((action.class == Class::Pinned, last, Root::Action(digest, action.trees)));

@@ -21,6 +21,7 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 
 use super::events::{Event, EventKind};
+use super::refs::Class;
 use super::store::Store;
 use super::{Digest, Lease, lease, trash};
 use crate::error::{Error, Result};
@@ -35,6 +36,8 @@ pub struct GcOptions {
     pub max_size: Option<u64>,
     /// In percent of `max_size`.
     pub low_water: u8,
+    /// How long refs and results live, used or not.
+    pub lifetimes: Lifetimes,
     /// How long what was condemned can still be brought back.
     pub grace: Duration,
     /// Only tell.
@@ -43,7 +46,36 @@ pub struct GcOptions {
 
 impl Default for GcOptions {
     fn default() -> Self {
-        Self { days: None, max_size: None, low_water: 80, grace: Duration::from_secs(24 * 3600), dry_run: false }
+        let grace = Duration::from_secs(24 * 3600);
+        Self { days: None, max_size: None, low_water: 80, lifetimes: Lifetimes::default(), grace, dry_run: false }
+    }
+}
+
+/// How long what has a [`Class`] lives after it was made. What is pinned lives for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lifetimes {
+    /// Of the class normal; `None` is for ever.
+    pub normal: Option<Duration>,
+    /// Of the class short.
+    pub short: Duration,
+}
+
+impl Default for Lifetimes {
+    fn default() -> Self {
+        Self { normal: None, short: Duration::from_secs(24 * 3600) }
+    }
+}
+
+impl Lifetimes {
+    /// Whether what was made then, in seconds since 1970, has outlived its class.
+    fn are_over(&self, class: Class, created: i64) -> bool {
+        let lifetime = match class {
+            Class::Normal => self.normal,
+            Class::Short => Some(self.short),
+            Class::Pinned => None,
+        };
+        let age = u64::try_from(super::now().saturating_sub(created)).unwrap_or(0);
+        lifetime.is_some_and(|lifetime| Duration::from_secs(age) > lifetime)
     }
 }
 
@@ -144,6 +176,13 @@ impl Store {
             self.note(&event);
         }
         Ok(report)
+    }
+
+    /// Bytes that objects, packs and trees take on the disk.
+    pub fn stored_bytes(&self) -> Result<u64> {
+        let mut report = GcReport::default();
+        self.candidates(&mut report)?;
+        Ok(report.store_bytes)
     }
 
     /// All that could be condemned, as it is now: what is published later is none.

@@ -100,26 +100,10 @@ impl Import<'_> {
 
     /// What was there when it was needed must be there still, or again.
     fn check_reused(&self, manifest: &Manifest, published: &HashSet<Digest>) -> Result<()> {
-        let mut packs_there = HashSet::new();
-        let catalog = self.store.catalog();
-        for index in 0..manifest.blobs() {
-            let (digest, len) = manifest.blob(index)?;
-            if published.contains(&digest) {
-                continue;
-            }
-            if let Some((pack, _)) = catalog.find(&digest)
-                && (packs_there.contains(&pack.id) || self.store.pack_is_there(&pack))
-            {
-                packs_there.insert(pack.id);
-                continue;
-            }
-            if !self.store.has(&digest, len)? {
-                let found = format!("the blob {digest} is gone");
-                return Err(Error::corrupt("cache", "object", 0, found, "what was there when the import began")
-                    .with_hint("add the image again"));
-            }
-        }
-        Ok(())
+        let Some(digest) = self.store.lacks(manifest, published)? else { return Ok(()) };
+        let found = format!("the blob {digest} is gone");
+        Err(Error::corrupt("cache", "object", 0, found, "what was there when the import began")
+            .with_hint("add the image again"))
     }
 
     fn sync_directories(&self, touched: &HashSet<PathBuf>) -> Result<()> {

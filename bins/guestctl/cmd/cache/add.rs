@@ -1,12 +1,13 @@
 //! `guestctl cache add`
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use clap::{Args, FromArgMatches};
-use guestctl::cache::{ActionKey, Durability, Effort, Event, EventKind, ImageId, Ref, Store, name_from};
+use guestctl::cache::{ActionKey, Class, Digest, Durability, Effort, Event, EventKind, ImageId, Ref, Store, name_from};
 use guestctl::fs::GuestPath;
 use guestctl::ops::{self, CacheAddOptions, CacheAdded, Profile};
-use guestctl::{Error, Result};
+use guestctl::{Error, Guestfs, Result};
 
 use crate::args::{BulkArgs, GuestArgs};
 use crate::context::Context;
@@ -43,6 +44,10 @@ pub struct AddArgs {
     /// Leave out what matches the patterns in this file; ./.guestctlignore when it exists.
     #[arg(long, value_name = "FILE")]
     ignore_file: Option<PathBuf>,
+    /// How long the tree lives: normal as long as gc's days and size allow; short a day, or what the settings say; pinned for
+    /// ever. Without it as what had the name, else normal.
+    #[arg(long, value_enum, value_name = "CLASS")]
+    class: Option<Lives>,
     /// What to wait for: none, batch, full.
     #[arg(long, value_enum, default_value_t = Wait::Batch)]
     durability: Wait,
@@ -59,6 +64,13 @@ enum Wait {
     None,
     Batch,
     Full,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Lives {
+    Normal,
+    Short,
+    Pinned,
 }
 
 impl AddArgs {
@@ -80,7 +92,7 @@ impl AddArgs {
             Some(name) => name.clone(),
             None => name_from(&source.file_name().unwrap_or(source.as_os_str()).to_string_lossy()),
         };
-        let mut reference = Ref::new("trees", &name, guestctl::cache::Digest::of(b""))?;
+        let mut reference = Ref::new("trees", &name, Digest::of(b""))?;
         reference.source.insert("source".to_owned(), source.display().to_string());
         let excludes = bulk.entries.exclude.iter().map(|pattern| format!("exclude {pattern}"));
         let rules: Vec<String> =
@@ -94,6 +106,21 @@ impl AddArgs {
         }
         options.reference = Some(reference);
         Ok(options)
+    }
+
+    /// Decides the class of the tree's name.
+    pub fn classify(&self, store: &Store, options: &mut CacheAddOptions) -> Result<()> {
+        let Some(reference) = &mut options.reference else { return Ok(()) };
+        reference.class = match self.class {
+            Some(Lives::Normal) => Class::Normal,
+            Some(Lives::Short) => Class::Short,
+            Some(Lives::Pinned) => Class::Pinned,
+            None => {
+                let before = store.get_ref(&reference.namespace, &reference.name)?;
+                before.map_or(Class::Normal, |before| before.class)
+            }
+        };
+        Ok(())
     }
 
     /// The patterns of the ignore file.
@@ -152,7 +179,9 @@ impl Add {
 
     /// Adds the guest, or finds that it is there.
     pub fn added(&self, store: &Store, context: &Context) -> Result<CacheAdded> {
+        let asked = Instant::now();
         let mut options = self.store.options(&self.bulk, self.guest.image())?;
+        self.store.classify(store, &mut options)?;
         if !self.no_memo
             && let Some((key, images)) = self.key(store, &options, context)?
         {
@@ -161,10 +190,10 @@ impl Add {
         let subject = self.guest.image().display().to_string();
         // Of several that want the same tree at once one makes it.
         let _flight = options.key.as_ref().map(|key| store.flight(key));
-        if let Some(known) = ops::cache_known(store, &options, &subject)? {
+        if let Some(known) = ops::cache_known(store, &options, &subject, asked)? {
             return Ok(known);
         }
-        let started = std::time::Instant::now();
+        let started = Instant::now();
         let mounts = self.guest.mounted()?.mount_table()?;
         let directory = GuestPath::parse(&self.directory)?;
         let progress = self.store.progress();
@@ -179,6 +208,17 @@ impl Add {
         event.duration_ns = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
         store.note(&event);
         Ok(added)
+    }
+
+    /// The tree that the same image and options gave before. Nothing is written for it.
+    pub fn known(&self, store: &Store, context: &Context) -> Result<Option<Digest>> {
+        let Some(key) = self.key(store, &self.options()?, context)? else { return Ok(None) };
+        Ok(store.action(&key)?.and_then(|action| action.trees.first().copied()))
+    }
+
+    /// The guest.
+    pub fn mounted(&self) -> Result<Guestfs> {
+        self.guest.mounted()
     }
 
     /// The command for an image alone, all else as by default.

@@ -52,9 +52,14 @@ impl Ls {
             let made =
                 row.reference.as_ref().map(|found| Timestamp { seconds: found.created, nanoseconds: 0 }.minute());
             let tree = row.tree.get(..12).unwrap_or_default().to_owned();
-            vec![name, tree, row.entries.to_string(), print::human(row.bytes), made.unwrap_or_default()]
+            let class = row.reference.as_ref().map_or("", |found| found.class.name()).to_owned();
+            vec![name, tree, row.entries.to_string(), print::human(row.bytes), class, made.unwrap_or_default()]
         };
         let rows: Vec<_> = rows.iter().map(cells).collect();
-        Ok(print::table(&["NAME", "TREE", "ENTRIES", "SIZE", "ADDED"], &[false, false, true, true, false], &rows)?)
+        Ok(print::table(
+            &["NAME", "TREE", "ENTRIES", "SIZE", "CLASS", "ADDED"],
+            &[false, false, true, true, false, false],
+            &rows,
+        )?)
     }
 }

@@ -2,6 +2,7 @@
 
 mod add;
 mod analyze;
+mod bench;
 mod diff;
 mod doctor;
 mod explain;
@@ -19,6 +20,8 @@ mod seed;
 mod show;
 mod stats;
 mod tar_out;
+mod target;
+mod top;
 mod verify;
 
 use clap::{Args, Subcommand};
@@ -72,6 +75,10 @@ enum Command {
     Misses(misses::Misses),
     /// Say what the cache was good for.
     Analyze(analyze::Analyze),
+    /// Show what is asked of the cache and how fast it answers, again and again.
+    Top(top::Top),
+    /// Say how fast trees come back here.
+    Bench(bench::Bench),
     /// Write a tree as a tar archive.
     TarOut(tar_out::TarOut),
     /// Write trees into one tar file.
@@ -82,7 +89,7 @@ enum Command {
 
 impl Cache {
     pub fn run(self, context: &Context) -> Outcome {
-        if context.is_without_cache() {
+        if context.is_without_cache() && !matches!(self.command, Command::Restore(_)) {
             return Err(Error::invalid("--no-cache leaves the cache alone, and this command is about it").into());
         }
         match self.command {
@@ -103,6 +110,8 @@ impl Cache {
             Command::Explain(command) => command.run(context),
             Command::Misses(command) => command.run(context),
             Command::Analyze(command) => command.run(context),
+            Command::Top(command) => command.run(context),
+            Command::Bench(command) => command.run(context),
             Command::TarOut(command) => command.run(context),
             Command::Export(command) => command.run(context),
             Command::Import(command) => command.run(context),

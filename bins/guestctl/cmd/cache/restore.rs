@@ -1,21 +1,25 @@
 //! `guestctl cache restore`
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
 use guestctl::cache::{Chosen, Digest, Event, EventKind, RestoreOptions, RestoreReport, Rewrite, Store, Strategy};
-use guestctl::ops::{Filter, Preserve, Verdict};
-use guestctl::{Error, Result};
+use guestctl::ops::{CopyOutOptions, Filter, ForeignNames, Manifest, Preserve, Problems, Verdict};
+use guestctl::{Error, ErrorKind, PathProblem, Result};
 use serde::{Deserialize, Serialize};
 
 use super::add::Add;
 use crate::context::Context;
-use crate::exit::Outcome;
+use crate::exit::{self, Outcome};
 use crate::progress::Shown;
 use crate::{jobs, print};
 
 /// Bring a tree back as a directory: complete under its name, or not there at all.
+///
+/// When the tree is an image's and the cache is full, cannot be written, opened or made, or is left alone by --no-cache, the
+/// directory is made straight from the image.
 #[derive(Debug, Args)]
 pub struct Restore {
     /// The tree: its name, its id, the beginning of its id, or an image, which is added if need be.
@@ -25,13 +29,13 @@ pub struct Restore {
     #[arg(value_name = "DEST")]
     target: PathBuf,
     /// How contents come back. reflink fails where the filesystem cannot; hardlink needs --read-only; copy lets the kernel copy;
-    /// pack reads and writes.
-    #[arg(long, value_enum, default_value_t = How::Auto)]
-    strategy: How,
+    /// pack reads and writes. Without it the settings file's, else auto.
+    #[arg(long, value_enum)]
+    strategy: Option<How>,
     /// Nobody will write to the tree, so that files may be names of the store's.
     #[arg(long)]
     read_only: bool,
-    /// Copy files that match this pattern whatever the strategy; repeatable.
+    /// Copy files that match this pattern whatever the strategy; repeatable. Without it the settings file's.
     #[arg(long, value_name = "PATTERN")]
     copy_pattern: Vec<String>,
     /// Replace a string in files; repeatable, needs --rewrite-in.
@@ -76,12 +80,57 @@ pub enum How {
     Pack,
 }
 
+/// Whether an error is the store's and not the image's or the target's: its disk is full, it cannot be written, it is damaged.
+fn is_of(store: &Store, error: &Error) -> bool {
+    match error.kind() {
+        ErrorKind::Io { subject, .. } => subject == "the cache" || Path::new(subject).starts_with(store.path()),
+        ErrorKind::Corrupt(corrupt) => corrupt.format == "cache",
+        _ => false,
+    }
+}
+
+/// What was done, as JSON.
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    /// Whether the tree came out of the cache.
+    cached: bool,
+    #[serde(flatten)]
+    report: &'a RestoreReport,
+}
+
 impl Restore {
     pub fn run(self, context: &Context) -> Outcome {
-        let store =
-            if std::path::Path::new(&self.tree).is_file() { context.open_or_init()? } else { context.open()? };
-        let tree = self.found(&store, context)?;
-        let options = self.options()?;
+        let is_image = Path::new(&self.tree).is_file();
+        if context.is_without_cache() {
+            if !is_image {
+                return Err(Error::invalid(format!(
+                    "{} is no image, and --no-cache leaves the cache alone",
+                    self.tree
+                ))
+                .into());
+            }
+            return self.straight(context);
+        }
+        if !is_image {
+            let (report, problems) = self.out_of_store(&context.open()?, context)?;
+            return self.finish(true, &report, &problems);
+        }
+        let store = match context.open_or_init() {
+            Ok(store) => store,
+            Err(error) => return self.straight_because(&error, context),
+        };
+        match self.out_of_store(&store, context) {
+            Ok((report, problems)) => self.finish(true, &report, &problems),
+            Err(error) if is_of(&store, &error) => self.straight_because(&error, context),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Brings the tree back out of the store, which gets it first if it is that of an image. What of the image could not be
+    /// read comes along.
+    fn out_of_store(&self, store: &Store, context: &Context) -> Result<(RestoreReport, Problems)> {
+        let (tree, problems) = self.found(store, context)?;
+        let options = self.options(context)?;
         let progress = Shown::new("restore").quiet(self.quiet);
         let started = std::time::Instant::now();
         let report = jobs::install(context.jobs(self.jobs), || {
@@ -98,19 +147,97 @@ impl Restore {
         event.bytes = report.file_bytes;
         event.duration_ns = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
         store.note(&event);
-        if self.json { Ok(print::json(&report)?) } else { self.show(&report) }
+        Ok((report, problems))
     }
 
     /// The tree of this name; of an image, the tree that adding it gives.
-    fn found(&self, store: &Store, context: &Context) -> Result<Digest> {
+    fn found(&self, store: &Store, context: &Context) -> Result<(Digest, Problems)> {
         let resolved = store.resolve(&self.tree);
-        if resolved.is_ok() || !std::path::Path::new(&self.tree).is_file() {
-            return resolved;
+        if resolved.is_ok() || !Path::new(&self.tree).is_file() {
+            return Ok((resolved?, Problems::default()));
         }
-        Ok(Add::of_image(self.tree.as_ref())?.added(store, context)?.imported.tree)
+        let add = Add::of_image(self.tree.as_ref())?;
+        if !store.is_writable() {
+            // What is known is there to be read.
+            let known = add.known(store, context)?;
+            let error = || Error::io("write to", store.path().display(), io::ErrorKind::ReadOnlyFilesystem);
+            return Ok((known.ok_or_else(error)?, Problems::default()));
+        }
+        let added = add.added(store, context)?;
+        Ok((added.imported.tree, added.problems))
     }
 
-    fn options(&self) -> Result<RestoreOptions> {
+    fn straight_because(&self, error: &Error, context: &Context) -> Outcome {
+        context.do_without(error);
+        self.straight(context)
+    }
+
+    /// Makes the directory from the image, without a cache.
+    fn straight(&self, context: &Context) -> Outcome {
+        let asked = [
+            (self.update, "--update"),
+            (!self.rewrite.is_empty(), "--rewrite"),
+            (self.read_only, "--read-only"),
+            (matches!(self.strategy, Some(How::Reflink | How::Hardlink)), "--strategy reflink or hardlink"),
+        ];
+        if let Some((_, option)) = asked.into_iter().find(|(is_asked, _)| *is_asked) {
+            return Err(Error::unsupported("cache restore", format!("{option} without a cache")).into());
+        }
+        let options = self.options(context)?;
+        let add = Add::of_image(self.tree.as_ref())?;
+        let mut copy = CopyOutOptions::default();
+        copy.filter = add.options()?.filter;
+        copy.preserve = self.preserve;
+        copy.manifest = Manifest::None;
+        copy.foreign_names = ForeignNames::Ignore;
+        copy.clone = options.strategy == Strategy::Auto && options.copy.is_none();
+        copy.sync = self.sync;
+        let below = [b"/", &options.below[..]].concat();
+        let guest = add.mounted()?;
+        let progress = Shown::new("restore").quiet(self.quiet);
+        let copied = jobs::install(context.jobs(self.jobs), || {
+            if !guest.is_dir(&below)? {
+                return Err(Error::path(&below, PathProblem::NotADirectory));
+            }
+            guest.copy_out_with(&below, &self.target, &copy, &progress)
+        })??;
+        drop(progress);
+        let refused = copied.refused.iter().map(|count| (count.fact, count.count)).collect();
+        let report = RestoreReport {
+            // The root is the target itself.
+            directories: copied.entries.directories.saturating_sub(1),
+            files: copied.entries.files,
+            file_bytes: [
+                copied.transferred.hole_bytes,
+                copied.transferred.cloned_bytes,
+                copied.transferred.copied_bytes,
+            ]
+            .iter()
+            .sum(),
+            symlinks: copied.entries.symlinks,
+            nodes: copied.entries.nodes,
+            nodes_left_out: copied.entries.missing,
+            reflinked_files: copied.transferred.cloned_files,
+            written_files: copied.entries.files.saturating_sub(copied.transferred.cloned_files),
+            links: copied.entries.hard_links,
+            reflinked_bytes: copied.transferred.cloned_bytes,
+            written_bytes: copied.transferred.copied_bytes,
+            refused,
+            ..RestoreReport::default()
+        };
+        self.finish(false, &report, &copied.problems)
+    }
+
+    fn finish(&self, cached: bool, report: &RestoreReport, problems: &Problems) -> Outcome {
+        if self.json {
+            print::json(&Report { cached, report })?;
+        } else {
+            self.show(report)?;
+        }
+        exit::partial(problems)
+    }
+
+    fn options(&self, context: &Context) -> Result<RestoreOptions> {
         let chosen = |patterns: &[String]| -> Result<Option<Chosen>> {
             if patterns.is_empty() {
                 return Ok(None);
@@ -127,18 +254,21 @@ impl Restore {
         let pairs = self.rewrite.iter().map(pair).collect::<Result<Vec<_>>>()?;
         let rewrite = chosen(&self.rewrite_in)?.map(|files| Rewrite { pairs, files });
         let below = self.below.split('/').filter(|name| !name.is_empty()).collect::<Vec<_>>().join("/");
-        let strategy = match self.strategy {
+        let settings = &context.settings;
+        let strategy = match self.strategy.unwrap_or(settings.restore_strategy.value) {
             How::Auto => Strategy::Auto,
             How::Reflink => Strategy::Reflink,
             How::Hardlink => Strategy::Hardlink,
             How::Copy => Strategy::Copy,
             How::Pack => Strategy::Pack,
         };
+        let copies =
+            if self.copy_pattern.is_empty() { &settings.restore_copy_patterns.value } else { &self.copy_pattern };
         Ok(RestoreOptions {
             strategy,
             read_only: self.read_only,
             preserve: self.preserve,
-            copy: chosen(&self.copy_pattern)?,
+            copy: chosen(copies)?,
             rewrite,
             below: below.into_bytes(),
             sync: self.sync,

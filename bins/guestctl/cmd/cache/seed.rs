@@ -29,6 +29,7 @@ impl Seed {
         // The host's own times say nothing of a guest.
         options.import.keep_times = false;
         let store = context.open_or_init()?;
+        self.store.classify(&store, &mut options)?;
         let progress = self.store.progress();
         let added = jobs::install(context.jobs(self.bulk.jobs), || {
             ops::cache_seed(&store, &self.directory, &options, &progress)
