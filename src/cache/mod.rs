@@ -18,6 +18,8 @@
 //!        /trash/<epoch>/       condemned by gc, found and brought back until the grace is over (`trash`)
 //!        /quarantine/          damaged objects, never delivered
 //!        /variants/aa/<62 hex> blobs with a guest's mode, owner and times, for hard links     (`restore`)
+//!        /subvolumes/<64 hex>  hot trees as subvolumes of btrfs; losing one loses nothing      (`subvolume`)
+//!        /proven/<64 hex>      of a tree: contents that were looked at; losing it loses nothing (`proof`)
 //!        /events/<day>.jsonl   what happened, a line each                                     (`events`)
 //!        /index.redb           derived: digests of image files by what stat(2) tells; losing it loses nothing
 //!        /gc.lock              turns: publishing shares it, condemning has it alone
@@ -46,11 +48,13 @@ mod lease;
 pub mod manifest;
 mod objects;
 mod pack;
+mod proof;
 mod record;
 mod refs;
 mod restore;
 mod stats;
 mod store;
+mod subvolume;
 mod trash;
 mod tree_fs;
 mod verify;

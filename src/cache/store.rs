@@ -10,6 +10,7 @@ use rustix::fs::{Access, FlockOperation};
 use super::manifest::Manifest;
 use super::objects::Verify;
 use super::pack::Catalog;
+use super::proof::Proofs;
 use super::version::{Compression, FORMAT, Features, Version};
 use super::{Digest, Lease, calibrate, epoch, record, trash};
 use crate::error::{Error, Result};
@@ -29,6 +30,7 @@ const DIRECTORIES: &[&str] = &[
     "events",
     "quarantine",
     "variants",
+    "proven",
 ];
 
 /// A content-addressed store of extracted trees, open for any number of threads. Other processes may use it at the same
@@ -42,8 +44,12 @@ pub struct Store {
     catalog: RwLock<Option<Arc<Catalog>>>,
     /// Condemned packs, as they were when the last import began.
     condemned: RwLock<Arc<Catalog>>,
-    /// Objects that were found sound, so that they are not looked at again.
-    proven: Mutex<HashSet<Digest>>,
+    /// Contents that were looked at, so that they are not looked at again.
+    proofs: Proofs,
+    /// Packs that look as they should: their files stay open.
+    packs_looked_at: Mutex<HashSet<Digest>>,
+    /// Objects and packs that a power cut may have damaged, and that nobody could look at: the store is read only.
+    doubtful: HashSet<Digest>,
 }
 
 /// What to choose when a store is made.
@@ -101,11 +107,9 @@ impl Store {
             mtime_step_ns: measured.mtime_step_ns,
             features,
         };
-        let mut text = serde_json::to_vec_pretty(&version).map_err(|error| Error::invalid(error.to_string()))?;
-        text.push(b'\n');
         record::sync_filesystem(root)?;
         // Of two that make it at once, one does.
-        record::create(&staging, &root.join("VERSION.json"), &text)?;
+        record::create(&staging, &root.join("VERSION.json"), &version.text()?)?;
         Self::open(root)
     }
 
@@ -116,11 +120,13 @@ impl Store {
         let version = Version::read(root)?;
         let unknown = version.read_only_for().map(|word| log::warn!("the cache has the feature {word}: only reading"));
         let writable = unknown.is_none() && rustix::fs::access(root.join("staging"), Access::WRITE_OK).is_ok();
-        let (catalog, condemned, proven) = Default::default();
-        let verify = Verify::default();
-        let store = Self { root: root.to_owned(), version, writable, verify, catalog, condemned, proven };
+        let (verify, catalog, condemned, proofs, packs_looked_at, doubtful) = Default::default();
+        let root = root.to_owned();
+        let mut store = Self { root, version, writable, verify, catalog, condemned, proofs, packs_looked_at, doubtful };
         if writable {
             epoch::recover(&store)?;
+        } else {
+            store.doubtful = epoch::in_doubt(&store);
         }
         Ok(store)
     }
@@ -164,6 +170,17 @@ impl Store {
         &self.version
     }
 
+    /// Adds a word to the features that are for information.
+    pub(super) fn add_compat(&self, word: &str) -> Result<()> {
+        // Of two that add at once both look at the file in their turn.
+        let _turn = self.turn(true)?;
+        let mut version = Version::read(&self.root)?;
+        if version.features.compat.insert(word.to_owned()) {
+            record::replace(&self.staging(), &self.root.join("VERSION.json"), &version.text()?)?;
+        }
+        Ok(())
+    }
+
     /// Whether anything can be added.
     #[must_use]
     pub fn is_writable(&self) -> bool {
@@ -177,8 +194,17 @@ impl Store {
         Ok(found.f_bavail.saturating_mul(found.f_frsize))
     }
 
-    pub(super) fn proven(&self) -> &Mutex<HashSet<Digest>> {
-        &self.proven
+    pub(super) fn proofs(&self) -> &Proofs {
+        &self.proofs
+    }
+
+    pub(super) fn packs_looked_at(&self) -> &Mutex<HashSet<Digest>> {
+        &self.packs_looked_at
+    }
+
+    /// Whether the content decides, whatever the level.
+    pub(super) fn is_doubtful(&self, digest: &Digest) -> bool {
+        self.doubtful.contains(digest)
     }
 
     pub(super) fn check_writable(&self) -> Result<()> {
@@ -281,12 +307,16 @@ impl Store {
         list_sharded(&self.root.join("trees"), ".tree")
     }
 
-    /// The digests of all blobs that are files of their own, sorted.
+    /// The digests of all blobs that are files of their own and whether they are compressed, sorted.
     pub(super) fn loose(&self) -> Result<Vec<(Digest, bool)>> {
-        let directory = self.root.join("objects");
-        let raw = list_sharded(&directory, "")?.into_iter().map(|digest| (digest, false));
-        let compressed = list_sharded(&directory, ".zst")?.into_iter().map(|digest| (digest, true));
-        Ok(raw.chain(compressed).collect())
+        let mut loose = Vec::new();
+        for_each_sharded(&self.root.join("objects"), &mut |digest, end| match end {
+            "" => loose.push((digest, false)),
+            ".zst" => loose.push((digest, true)),
+            _ => {}
+        })?;
+        loose.sort_unstable();
+        Ok(loose)
     }
 
     /// Whether there is such a tree; one that is condemned is brought back.
@@ -315,18 +345,29 @@ fn make_directory(path: &Path) -> Result<()> {
 
 /// The digests that files below a sharded directory are named by, sorted.
 pub(super) fn list_sharded(directory: &Path, suffix: &str) -> Result<Vec<Digest>> {
-    let failed = |error| Error::io("list", directory.display(), error);
     let mut digests = Vec::new();
+    for_each_sharded(directory, &mut |digest, end| digests.extend((end == suffix).then_some(digest)))?;
+    digests.sort_unstable();
+    Ok(digests)
+}
+
+/// Shows the digest that each file below a sharded directory is named by, and how its name ends after that.
+fn for_each_sharded(directory: &Path, show: &mut dyn FnMut(Digest, &str)) -> Result<()> {
+    let failed = |error| Error::io("list", directory.display(), error);
+    let mut hex = String::with_capacity(64);
     for shard in std::fs::read_dir(directory).map_err(failed)? {
         let shard = shard.map_err(failed)?;
         let name = shard.file_name();
         let Some(name) = name.to_str().filter(|name| name.len() == 2) else { continue };
         for entry in std::fs::read_dir(shard.path()).map_err(failed)? {
             let file = entry.map_err(failed)?.file_name();
-            let rest = file.to_str().and_then(|file| file.strip_suffix(suffix));
-            digests.extend(rest.and_then(|rest| format!("{name}{rest}").parse::<Digest>().ok()));
+            let Some((rest, end)) = file.to_str().and_then(|file| file.split_at_checked(62)) else { continue };
+            hex.clear();
+            hex.extend([name, rest]);
+            if let Ok(digest) = hex.parse::<Digest>() {
+                show(digest, end);
+            }
         }
     }
-    digests.sort_unstable();
-    Ok(digests)
+    Ok(())
 }

@@ -5,6 +5,7 @@
 //! mark      trees from refs, results and leases; blobs from their manifests
 //! condemn   the rest into trash/<epoch>/, in slices; between two slices publishers have their turn
 //! compact   packs that are mostly dead: what lives is packed anew
+//! sweep     hot trees whose trees were condemned, or that were not used for long
 //! delete    epochs whose grace is over, and that are older than every living lease
 //! ```
 //!
@@ -50,7 +51,7 @@ impl Default for GcOptions {
 /// What gc did, or would do.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct GcReport {
-    /// Bytes of objects, packs and trees before.
+    /// Bytes of objects, packs, trees and hot trees before.
     pub store_bytes: u64,
     /// Refs that expired.
     pub expired_refs: u64,
@@ -78,6 +79,8 @@ pub struct GcReport {
     pub abandoned_stagings: u64,
     /// Variants that no tree uses.
     pub removed_variants: u64,
+    /// Hot trees that were removed.
+    pub removed_subvolumes: u64,
     /// The longest time that a publisher could have waited.
     pub longest_slice_ns: u64,
 }
@@ -115,6 +118,8 @@ impl Store {
         (report.live_trees, report.live_blobs) = (live.trees.len() as u64, live.blobs.len() as u64);
         let epoch = if options.dry_run { newest() } else { trash::begin(self.path())? };
         let directory = trash::directory(self.path(), epoch);
+        // What lives now goes on living; the turns are for the rest.
+        let candidates: Vec<_> = candidates.into_iter().filter(|candidate| !live.has(self, candidate)).collect();
         let mut rest = &candidates[..];
         while !rest.is_empty() {
             let turn = if options.dry_run { None } else { Some(self.turn(true)?) };
@@ -134,6 +139,12 @@ impl Store {
             let held = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
             report.longest_slice_ns = report.longest_slice_ns.max(held);
             drop(turn);
+        }
+        live.mark_new(self, &expired)?;
+        let keeps = |name: &str, tree: &Digest| live.trees.contains(tree) && !expired.has_subvolume(name);
+        report.removed_subvolumes = self.sweep_subvolumes(&keeps, options.dry_run)?;
+        if !options.dry_run {
+            self.sweep_proofs(&live.trees)?;
         }
         compact::compact(self, &mut live, &expired, &directory, options, &mut report)?;
         self.delete(options, lease.as_ref(), &mut report)?;
@@ -160,7 +171,8 @@ impl Store {
                 candidates.extend(name.parse().ok().map(Candidate::Pack));
             }
         }
-        report.store_bytes = candidates.iter().map(|candidate| self.bytes_of(candidate)).sum();
+        let hot = self.hot_trees()?.iter().map(|hot| hot.bytes).sum::<u64>();
+        report.store_bytes = candidates.iter().map(|candidate| self.bytes_of(candidate)).sum::<u64>() + hot;
         Ok(candidates)
     }
 
@@ -186,16 +198,14 @@ impl Store {
         options: &GcOptions,
         report: &mut GcReport,
     ) -> Result<()> {
-        let (lives, name) = match candidate {
-            Candidate::Tree(id) => (live.trees.contains(id), trash::tree_name(id)),
-            Candidate::Object(digest, compressed) => {
-                (live.blobs.contains(digest), trash::object_name(digest, *compressed))
-            }
-            Candidate::Pack(id) => (live.uses_pack(self, id), trash::pack_name(id)),
-        };
-        if lives {
+        if live.has(self, candidate) {
             return Ok(());
         }
+        let name = match candidate {
+            Candidate::Tree(id) => trash::tree_name(id),
+            Candidate::Object(digest, compressed) => trash::object_name(digest, *compressed),
+            Candidate::Pack(id) => trash::pack_name(id),
+        };
         let bytes = self.bytes_of(candidate);
         if !options.dry_run {
             if let Candidate::Pack(id) = candidate {
@@ -285,7 +295,7 @@ impl Store {
     }
 }
 
-fn is_stale(path: &Path) -> bool {
+pub(super) fn is_stale(path: &Path) -> bool {
     let modified = std::fs::symlink_metadata(path).and_then(|metadata| metadata.modified());
     modified.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > STALE))
 }
