@@ -114,9 +114,9 @@ impl Store {
             stats.logical_bytes += self.tree_bytes(id).unwrap_or(0);
         }
         stats.trees = trees.len() as u64;
-        for (digest, compressed) in self.loose()? {
+        for (_, _, bytes) in self.loose_with_bytes()? {
             stats.objects += 1;
-            stats.object_bytes += size(self.object_path(&digest, compressed));
+            stats.object_bytes += bytes;
         }
         let catalog = self.refresh()?;
         for pack in catalog.packs() {

@@ -1,10 +1,11 @@
 //! The store: made, opened, and shared by threads and processes.
 
 use std::collections::HashSet;
-use std::fs::File;
+use std::fs::{DirEntry, File};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use rayon::prelude::*;
 use rustix::fs::{Access, FlockOperation};
 
 use super::manifest::Manifest;
@@ -309,11 +310,18 @@ impl Store {
 
     /// The digests of all blobs that are files of their own and whether they are compressed, sorted.
     pub(super) fn loose(&self) -> Result<Vec<(Digest, bool)>> {
-        let mut loose = Vec::new();
-        for_each_sharded(&self.root.join("objects"), &mut |digest, end| match end {
-            "" => loose.push((digest, false)),
-            ".zst" => loose.push((digest, true)),
-            _ => {}
+        let mut loose =
+            pick_sharded(&self.root.join("objects"), &|digest, end, _| Some((digest, is_compressed(end)?)))?;
+        loose.sort_unstable();
+        Ok(loose)
+    }
+
+    /// The same with the bytes that the filesystem holds for each.
+    pub(super) fn loose_with_bytes(&self) -> Result<Vec<(Digest, bool, u64)>> {
+        use std::os::unix::fs::MetadataExt;
+        let mut loose = pick_sharded(&self.root.join("objects"), &|digest, end, entry| {
+            let bytes = entry.metadata().map_or(0, |metadata| metadata.blocks() * 512);
+            Some((digest, is_compressed(end)?, bytes))
         })?;
         loose.sort_unstable();
         Ok(loose)
@@ -343,31 +351,45 @@ fn make_directory(path: &Path) -> Result<()> {
     }
 }
 
+/// What the end of an object's name says; `None`: it is no object.
+fn is_compressed(end: &str) -> Option<bool> {
+    match end {
+        "" => Some(false),
+        ".zst" => Some(true),
+        _ => None,
+    }
+}
+
 /// The digests that files below a sharded directory are named by, sorted.
 pub(super) fn list_sharded(directory: &Path, suffix: &str) -> Result<Vec<Digest>> {
-    let mut digests = Vec::new();
-    for_each_sharded(directory, &mut |digest, end| digests.extend((end == suffix).then_some(digest)))?;
+    let mut digests = pick_sharded(directory, &|digest, end, _| (end == suffix).then_some(digest))?;
     digests.sort_unstable();
     Ok(digests)
 }
 
-/// Shows the digest that each file below a sharded directory is named by, and how its name ends after that.
-fn for_each_sharded(directory: &Path, show: &mut dyn FnMut(Digest, &str)) -> Result<()> {
+/// What `pick` makes of each file below a sharded directory, in no order: it gets the digest that the file is named by, and
+/// how its name ends after that. On the rayon pool that the caller is in.
+fn pick_sharded<T: Send>(
+    directory: &Path,
+    pick: &(dyn Fn(Digest, &str, &DirEntry) -> Option<T> + Sync),
+) -> Result<Vec<T>> {
     let failed = |error| Error::io("list", directory.display(), error);
-    let mut hex = String::with_capacity(64);
-    for shard in std::fs::read_dir(directory).map_err(failed)? {
-        let shard = shard.map_err(failed)?;
+    let shards: Vec<DirEntry> =
+        std::fs::read_dir(directory).map_err(failed)?.collect::<Result<_, _>>().map_err(failed)?;
+    let in_shard = |shard: &DirEntry| {
+        let (mut picked, mut hex) = (Vec::new(), String::with_capacity(64));
         let name = shard.file_name();
-        let Some(name) = name.to_str().filter(|name| name.len() == 2) else { continue };
+        let Some(name) = name.to_str().filter(|name| name.len() == 2) else { return Ok(picked) };
         for entry in std::fs::read_dir(shard.path()).map_err(failed)? {
-            let file = entry.map_err(failed)?.file_name();
+            let entry = entry.map_err(failed)?;
+            let file = entry.file_name();
             let Some((rest, end)) = file.to_str().and_then(|file| file.split_at_checked(62)) else { continue };
             hex.clear();
             hex.extend([name, rest]);
-            if let Ok(digest) = hex.parse::<Digest>() {
-                show(digest, end);
-            }
+            picked.extend(hex.parse().ok().and_then(|digest| pick(digest, end, &entry)));
         }
-    }
-    Ok(())
+        Ok(picked)
+    };
+    let picked: Vec<Vec<T>> = shards.par_iter().map(in_shard).collect::<Result<_>>()?;
+    Ok(picked.into_iter().flatten().collect())
 }

@@ -84,10 +84,8 @@ fn objects_in_doubt_are_looked_at_and_lost_ones_go_with_their_trees() {
     for (what, damage, is_lost) in damages {
         let other = dir.path().join("other");
         let _ = std::fs::remove_dir_all(&other);
-        let lost = store(&{
-            std::fs::create_dir(&other).unwrap();
-            other.clone()
-        });
+        std::fs::create_dir(&other).unwrap();
+        let lost = store(&other);
         let tree = seed_unsynced(&lost, &source, "doubtful");
         assert_eq!(records(lost.path()).len(), 1, "{what}");
         // Of this boot it is no matter.

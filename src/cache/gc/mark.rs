@@ -197,21 +197,22 @@ fn fit(store: &Store, roots: Vec<(bool, i64, Root)>, bytes: u64, expired: &mut E
 }
 
 /// Takes the expired roots away, unless they were made anew meanwhile.
-pub(super) fn remove_expired(store: &Store, expired: &Expired) -> Result<()> {
-    let _turn = store.turn(true)?;
-    for found in &expired.refs {
+pub(super) fn remove_expired(store: &Store, expired: &Expired, report: &mut GcReport) -> Result<()> {
+    let nothing = |(): &mut ()| Ok(());
+    store.in_turns(&expired.refs, &mut (), report, nothing, |(), found, _| {
         if store.get_ref(&found.namespace, &found.name)?.as_ref() == Some(found) {
             store.remove_ref(&found.namespace, &found.name)?;
         }
-    }
-    for digest in &expired.actions {
+        Ok(())
+    })?;
+    let actions: Vec<&Digest> = expired.actions.iter().collect();
+    store.in_turns(&actions, &mut (), report, nothing, |(), digest, _| {
         let path = store.action_path(digest);
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Error::io("remove", path.display(), error));
+                Err(Error::io("remove", path.display(), error))
             }
-            _ => {}
+            _ => Ok(()),
         }
-    }
-    Ok(())
+    })
 }

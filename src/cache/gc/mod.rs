@@ -85,10 +85,10 @@ pub struct GcReport {
     pub longest_slice_ns: u64,
 }
 
-/// Files condemned in one turn.
-const SLICE: usize = 512;
 /// How long a turn may last.
 const SLICE_TIME: Duration = Duration::from_millis(40);
+/// How long there is none between two, so that who waits for his has it.
+const PAUSE: Duration = Duration::from_millis(1);
 /// A record or variant of this age is nobody's work any more.
 const STALE: Duration = Duration::from_secs(3600);
 
@@ -112,33 +112,26 @@ impl Store {
         let expired = mark::expire(self, options, &mut report)?;
         if !options.dry_run {
             // Before anything that they name is condemned: a gc that is killed leaves no ref to what may be deleted.
-            mark::remove_expired(self, &expired)?;
+            mark::remove_expired(self, &expired, &mut report)?;
         }
         let mut live = Live::mark(self, &expired)?;
         (report.live_trees, report.live_blobs) = (live.trees.len() as u64, live.blobs.len() as u64);
         let epoch = if options.dry_run { newest() } else { trash::begin(self.path())? };
         let directory = trash::directory(self.path(), epoch);
         // What lives now goes on living; the turns are for the rest.
-        let candidates: Vec<_> = candidates.into_iter().filter(|candidate| !live.has(self, candidate)).collect();
-        let mut rest = &candidates[..];
-        while !rest.is_empty() {
-            let turn = if options.dry_run { None } else { Some(self.turn(true)?) };
-            let started = std::time::Instant::now();
-            if !options.dry_run {
-                live.mark_new(self, &expired)?;
+        let candidates: Vec<_> = candidates.into_iter().filter(|(candidate, _)| !live.has(self, candidate)).collect();
+        let condemn = |live: &mut Live, (candidate, bytes): &(Candidate, u64), report: &mut GcReport| {
+            if live.has(self, candidate) {
+                Ok(())
+            } else {
+                self.condemn(candidate, *bytes, &directory, options, report)
             }
-            let mut done = 0;
-            for candidate in rest {
-                if done >= SLICE || started.elapsed() > SLICE_TIME {
-                    break;
-                }
-                done += 1;
-                self.condemn(candidate, &live, &directory, options, &mut report)?;
-            }
-            rest = rest.get(done..).unwrap_or_default();
-            let held = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
-            report.longest_slice_ns = report.longest_slice_ns.max(held);
-            drop(turn);
+        };
+        if options.dry_run {
+            candidates.iter().try_for_each(|candidate| condemn(&mut live, candidate, &mut report))?;
+        } else {
+            let mark = |live: &mut Live| live.mark_new(self, &expired);
+            self.in_turns(&candidates, &mut live, &mut report, mark, condemn)?;
         }
         live.mark_new(self, &expired)?;
         let keeps = |name: &str, tree: &Digest| live.trees.contains(tree) && !expired.has_subvolume(name);
@@ -157,11 +150,41 @@ impl Store {
         Ok(report)
     }
 
-    /// All that could be condemned, as it is now: what is published later is none.
-    fn candidates(&self, report: &mut GcReport) -> Result<Vec<Candidate>> {
+    /// Does something to each of many, in turns that are short, with pauses for who waits for his; `begin` comes first in
+    /// each.
+    fn in_turns<T, S>(
+        &self,
+        mut rest: &[T],
+        state: &mut S,
+        report: &mut GcReport,
+        begin: impl Fn(&mut S) -> Result<()>,
+        each: impl Fn(&mut S, &T, &mut GcReport) -> Result<()>,
+    ) -> Result<()> {
+        while !rest.is_empty() {
+            let turn = self.turn(true)?;
+            let started = std::time::Instant::now();
+            begin(state)?;
+            let begun = std::time::Instant::now();
+            while let Some((first, others)) = rest.split_first()
+                && begun.elapsed() < SLICE_TIME
+            {
+                each(state, first, report)?;
+                rest = others;
+            }
+            let held = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            report.longest_slice_ns = report.longest_slice_ns.max(held);
+            drop(turn);
+            if !rest.is_empty() {
+                std::thread::sleep(PAUSE);
+            }
+        }
+        Ok(())
+    }
+
+    /// All that could be condemned with its bytes, as it is now: what is published later is none.
+    fn candidates(&self, report: &mut GcReport) -> Result<Vec<(Candidate, u64)>> {
         self.refresh()?;
         let mut candidates: Vec<Candidate> = self.trees()?.into_iter().map(Candidate::Tree).collect();
-        candidates.extend(self.loose()?.into_iter().map(|(digest, compressed)| Candidate::Object(digest, compressed)));
         let packs = self.path().join("packs");
         let failed = |error| Error::io("list", packs.display(), error);
         for entry in std::fs::read_dir(&packs).map_err(failed)? {
@@ -171,8 +194,12 @@ impl Store {
                 candidates.extend(name.parse().ok().map(Candidate::Pack));
             }
         }
+        let mut candidates: Vec<_> =
+            candidates.into_iter().map(|candidate| (candidate, self.bytes_of(&candidate))).collect();
+        let loose = self.loose_with_bytes()?.into_iter();
+        candidates.extend(loose.map(|(digest, compressed, bytes)| (Candidate::Object(digest, compressed), bytes)));
         let hot = self.hot_trees()?.iter().map(|hot| hot.bytes).sum::<u64>();
-        report.store_bytes = candidates.iter().map(|candidate| self.bytes_of(candidate)).sum::<u64>() + hot;
+        report.store_bytes = candidates.iter().map(|(_, bytes)| bytes).sum::<u64>() + hot;
         Ok(candidates)
     }
 
@@ -193,20 +220,16 @@ impl Store {
     fn condemn(
         &self,
         candidate: &Candidate,
-        live: &Live,
+        bytes: u64,
         directory: &Path,
         options: &GcOptions,
         report: &mut GcReport,
     ) -> Result<()> {
-        if live.has(self, candidate) {
-            return Ok(());
-        }
         let name = match candidate {
             Candidate::Tree(id) => trash::tree_name(id),
             Candidate::Object(digest, compressed) => trash::object_name(digest, *compressed),
             Candidate::Pack(id) => trash::pack_name(id),
         };
-        let bytes = self.bytes_of(candidate);
         if !options.dry_run {
             if let Candidate::Pack(id) = candidate {
                 // The index first: a pack counts as long as it has one.

@@ -8,7 +8,7 @@
 //!                       or written                loose, copy         copy_file_range, else read and written
 //! ```
 //!
-//! On btrfs a whole tree can come back as a snapshot of a hot one ([`snapshot`]).
+//! On btrfs a whole tree can come back as a snapshot of a hot one (`snapshot`).
 //!
 //! What a pair of filesystems cannot do is found out once and not tried for each file. The tree appears under its name when
 //! it is complete; the first error ends the work and nothing remains. Names come from a manifest that may come from
