@@ -244,7 +244,7 @@ fn what_is_no_snapshot_is_refused() {
     refused(&ordinary_store, &btrfs.path().join("target"));
     let other = store(&btrfs.path());
     seed(&other, &dir.path().join("tree"), "tree").unwrap();
-    refused(&other, &dir.path().join("/dev/shm/guestctl-no-such-target"));
+    refused(&other, Path::new("/dev/shm/guestctl-no-such-target"));
     let Some(second) = Btrfs::new() else { return };
     refused(&other, &second.path().join("target"));
 }
