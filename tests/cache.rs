@@ -14,16 +14,24 @@ mod collect;
 mod corruption;
 #[path = "cache/crash.rs"]
 mod crash;
+#[path = "cache/epoch.rs"]
+mod epoch;
 #[path = "cache/full.rs"]
 mod full;
 #[path = "cache/guest.rs"]
 mod guest;
+#[path = "cache/million.rs"]
+mod million;
 #[path = "cache/pass_through.rs"]
 mod pass_through;
+#[path = "cache/proof.rs"]
+mod proof;
 #[path = "cache/restore.rs"]
 mod restore;
 #[path = "cache/settings.rs"]
 mod settings;
+#[path = "cache/snapshot.rs"]
+mod snapshot;
 #[path = "cache/stability.rs"]
 mod stability;
 #[path = "cache/torture.rs"]

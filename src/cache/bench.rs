@@ -212,6 +212,8 @@ impl Calls {
             Strategy::Hardlink => self == Self::Link,
             Strategy::Copy => self == Self::CopyFileRange,
             Strategy::Pack => self == Self::ReadWrite,
+            // It makes no files.
+            Strategy::Snapshot => false,
         }
     }
 }

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! A gc has a lease too, named `gc-…`: what it condemns may land in its epoch after later ones have begun, so that a new lease
-//! takes the oldest epoch of all that run. A file that nobody holds is nobody's lease: the next gc removes it, and the staging directory of the same name. An empty
-//! one that is held has only begun, and holds back everything. No clock takes part.
+//! takes the oldest epoch of all that run. A file that nobody holds is nobody's lease: the next gc removes it, and the staging
+//! directory of the same name. An empty one that is held has only begun, and holds back everything. No clock takes part.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -47,8 +47,7 @@ impl Lease {
 
     fn named(root: &Path, prefix: &str, epoch: impl Fn() -> u64) -> Result<Self> {
         for _ in 0..1_000 {
-            let boot = boot_id();
-            let name = format!("{prefix}{}-{}-{}", boot.get(..8).unwrap_or(&boot), std::process::id(), random());
+            let name = format!("{prefix}{}-{}-{}", boot(), std::process::id(), random());
             let path = root.join("leases").join(name);
             let failed = |error| Error::io("make the lease", path.display(), error);
             let file = File::options().write(true).create_new(true).open(&path).map_err(failed)?;
@@ -88,6 +87,16 @@ impl Drop for Lease {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.path);
     }
+}
+
+/// What tells this start of this machine from others.
+fn boot() -> String {
+    boot_id().chars().take(8).collect()
+}
+
+/// Whether a lease of this name was made since the machine started.
+pub(super) fn is_of_this_boot(name: &str) -> bool {
+    name.strip_prefix(&boot()).is_some_and(|rest| rest.starts_with('-'))
 }
 
 /// What all living leases hold together.

@@ -18,6 +18,8 @@
 //!        /trash/<epoch>/       condemned by gc, found and brought back until the grace is over (`trash`)
 //!        /quarantine/          damaged objects, never delivered
 //!        /variants/aa/<62 hex> blobs with a guest's mode, owner and times, for hard links     (`restore`)
+//!        /subvolumes/<64 hex>  hot trees as subvolumes of btrfs; losing one loses nothing      (`subvolume`)
+//!        /proven/<64 hex>      of a tree: contents that were looked at; losing it loses nothing (`proof`)
 //!        /events/<day>.jsonl   what happened, a line each                                     (`events`)
 //!        /index/aa/<62 hex>    derived: digests of image files by what stat(2) tells; losing it loses nothing  (`identity`)
 //!        /origins/<64 hex>     derived: which blobs lie where in a host file                        (`origins`)
@@ -51,11 +53,13 @@ mod memo;
 mod objects;
 mod origins;
 mod pack;
+mod proof;
 mod record;
 mod refs;
 mod restore;
 mod stats;
 mod store;
+mod subvolume;
 mod trash;
 mod tree_fs;
 mod verify;

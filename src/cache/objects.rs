@@ -10,12 +10,13 @@ use std::sync::{Arc, PoisonError};
 
 use super::manifest::Manifest;
 use super::pack::{Catalog, Pack, Place, Window, Writer};
+use super::proof::proof;
 use super::store::Store;
 use super::{Compression, Digest, record, seal, trash};
 use crate::error::{Error, Result};
 
 /// How much of an object is looked at before it is delivered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verify {
     /// Nothing.
@@ -23,7 +24,7 @@ pub enum Verify {
     /// Size, mode and modification time: what a truncated, exchanged or rewritten file changes.
     #[default]
     Trusted,
-    /// The same, and the content before its first use by this handle.
+    /// The same, and the content before its first use; again when its file has changed since.
     FirstUse,
     /// The content, each time.
     Always,
@@ -45,6 +46,11 @@ impl Store {
             name.push_str(".zst");
         }
         self.path().join("objects").join(name)
+    }
+
+    /// Whether the blob has a file of its own where it should be.
+    pub(super) fn is_loose(&self, digest: &Digest) -> bool {
+        [false, true].iter().any(|compressed| self.object_path(digest, *compressed).exists())
     }
 
     /// Whether the blob is stored where it can be relied on; what is condemned is brought back.
@@ -212,9 +218,17 @@ impl Store {
         if !self.looks_sound(&metadata, digest, (!compressed).then_some(len)) {
             return if self.recheck(file, digest, len, compressed)? { Ok(()) } else { Err(self.damaged(digest)) };
         }
-        let proven = level == Verify::Trusted || (level == Verify::FirstUse && self.is_proven(digest));
-        if proven || digest_of_file(file, compressed, len)? == Some(*digest) {
-            self.prove(digest);
+        let proof = proof(digest, &metadata);
+        let enough = match level {
+            Verify::Never | Verify::Trusted => !self.is_doubtful(digest) || self.proofs().has(&proof),
+            Verify::FirstUse => self.proofs().has(&proof),
+            Verify::Always => false,
+        };
+        if enough {
+            return Ok(());
+        }
+        if digest_of_file(file, compressed, len)? == Some(*digest) {
+            self.proofs().add(proof, &metadata);
             return Ok(());
         }
         self.quarantine_object(digest, compressed);
@@ -235,13 +249,14 @@ impl Store {
     }
 
     fn check_pack(&self, pack: &Pack) -> Result<()> {
-        if self.verification() == Verify::Never || self.is_proven(&pack.id) {
+        let looked_at = || self.packs_looked_at().lock().unwrap_or_else(PoisonError::into_inner);
+        if self.verification() == Verify::Never || looked_at().contains(&pack.id) {
             return Ok(());
         }
         let file = pack.file()?;
         let metadata = file.metadata().map_err(|error| Error::io("stat the pack", pack.id, error))?;
         let len = pack.index.pack_len();
-        if !self.looks_sound(&metadata, &pack.id, Some(len)) {
+        if !self.looks_sound(&metadata, &pack.id, Some(len)) || self.is_doubtful(&pack.id) {
             // As with an object; what is right in a damaged pack is kept.
             if metadata.len() != len || digest_of_file(file, false, len)? != Some(pack.id) {
                 self.salvage(pack)?;
@@ -252,7 +267,7 @@ impl Store {
             }
         }
         // Looked at once; the file stays open.
-        self.prove(&pack.id);
+        looked_at().insert(pack.id);
         Ok(())
     }
 
@@ -311,11 +326,17 @@ impl Store {
     ) -> Result<Cow<'w, [u8]>> {
         let read = pack.read(digest, place, window);
         let level = self.verification();
-        let check = level == Verify::Always || (level == Verify::FirstUse && !self.is_proven(digest));
+        let proof = if level == Verify::FirstUse {
+            let metadata = pack.file()?.metadata().map_err(|error| Error::io("stat the pack", pack.id, error))?;
+            Some((proof(digest, &metadata), metadata))
+        } else {
+            None
+        };
+        let check = level == Verify::Always || proof.as_ref().is_some_and(|(proof, _)| !self.proofs().has(proof));
         match read {
             Ok(bytes) if !check || Digest::of(&bytes) == *digest => {
-                if check {
-                    self.prove(digest);
+                if let Some((proof, metadata)) = proof.filter(|_| check) {
+                    self.proofs().add(proof, &metadata);
                 }
                 Ok(bytes)
             }
@@ -371,16 +392,6 @@ impl Store {
             log::warn!("the blob {digest} is damaged in the pack {pack}");
         }
         let _ = self.refresh();
-    }
-
-    fn is_proven(&self, digest: &Digest) -> bool {
-        self.proven().lock().unwrap_or_else(PoisonError::into_inner).contains(digest)
-    }
-
-    fn prove(&self, digest: &Digest) {
-        if self.verification() != Verify::Always {
-            self.proven().lock().unwrap_or_else(PoisonError::into_inner).insert(*digest);
-        }
     }
 }
 

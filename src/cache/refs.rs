@@ -92,6 +92,7 @@ impl Store {
     /// Names a tree of the store, in place of what had the name. It is on the disk when this returns.
     pub fn set_ref(&self, reference: &Ref) -> Result<()> {
         self.check_writable()?;
+        super::epoch::settle(self)?;
         // The lease comes first: from here on gc leaves the tree and its blobs, or brings them back.
         let lease = self.lease()?;
         lease.add(&reference.tree)?;

@@ -30,6 +30,10 @@ pub struct Stats {
     pub actions: u64,
     /// Names.
     pub refs: u64,
+    /// Hot trees, kept as subvolumes.
+    pub subvolumes: u64,
+    /// Bytes of those that are not shared with objects.
+    pub subvolume_bytes: u64,
     /// Bytes in the trash.
     pub trash_bytes: u64,
     /// Damaged files that were put aside.
@@ -55,6 +59,7 @@ impl Stats {
         gauge("trees", "Trees.", &plain(self.trees));
         gauge("objects", "Blobs that are files of their own.", &plain(self.objects));
         gauge("packed_blobs", "Blobs in packs.", &plain(self.packed_blobs));
+        gauge("subvolumes", "Hot trees, kept as subvolumes.", &plain(self.subvolumes));
         gauge(
             "stored_bytes",
             "Bytes of trees, objects and packs.",
@@ -92,9 +97,9 @@ impl Store {
             stats.logical_bytes += self.tree_bytes(id).unwrap_or(0);
         }
         stats.trees = trees.len() as u64;
-        for (digest, compressed) in self.loose()? {
+        for (_, _, bytes) in self.loose_with_bytes()? {
             stats.objects += 1;
-            stats.object_bytes += size(self.object_path(&digest, compressed));
+            stats.object_bytes += bytes;
         }
         let catalog = self.refresh()?;
         for pack in catalog.packs() {
@@ -104,6 +109,10 @@ impl Store {
         }
         stats.actions = self.actions()?.len() as u64;
         stats.refs = self.refs()?.len() as u64;
+        for hot in self.hot_trees()? {
+            stats.subvolumes += 1;
+            stats.subvolume_bytes += hot.bytes;
+        }
         let epochs = trash::epochs(self.path());
         stats.trash_bytes =
             epochs.into_iter().map(|epoch| gc::bytes_below(&trash::directory(self.path(), epoch))).sum();

@@ -1,15 +1,17 @@
 //! The store: made, opened, and shared by threads and processes.
 
 use std::collections::HashSet;
-use std::fs::File;
+use std::fs::{DirEntry, File};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use rayon::prelude::*;
 use rustix::fs::{Access, FlockOperation};
 
 use super::manifest::Manifest;
 use super::objects::Verify;
 use super::pack::Catalog;
+use super::proof::Proofs;
 use super::version::{Compression, FORMAT, Features, Version};
 use super::{Digest, Lease, calibrate, epoch, record, trash};
 use crate::error::{Error, Result};
@@ -29,6 +31,7 @@ const DIRECTORIES: &[&str] = &[
     "events",
     "quarantine",
     "variants",
+    "proven",
 ];
 
 /// A content-addressed store of extracted trees, open for any number of threads. Other processes may use it at the same
@@ -42,8 +45,12 @@ pub struct Store {
     catalog: RwLock<Option<Arc<Catalog>>>,
     /// Condemned packs, as they were when the last import began.
     condemned: RwLock<Arc<Catalog>>,
-    /// Objects that were found sound, so that they are not looked at again.
-    proven: Mutex<HashSet<Digest>>,
+    /// Contents that were looked at, so that they are not looked at again.
+    proofs: Proofs,
+    /// Packs that look as they should: their files stay open.
+    packs_looked_at: Mutex<HashSet<Digest>>,
+    /// Objects and packs that a power cut may have damaged, and that nobody could look at: the store is read only.
+    doubtful: HashSet<Digest>,
 }
 
 /// What to choose when a store is made.
@@ -101,11 +108,9 @@ impl Store {
             mtime_step_ns: measured.mtime_step_ns,
             features,
         };
-        let mut text = serde_json::to_vec_pretty(&version).map_err(|error| Error::invalid(error.to_string()))?;
-        text.push(b'\n');
         record::sync_filesystem(root)?;
         // Of two that make it at once, one does.
-        record::create(&staging, &root.join("VERSION.json"), &text)?;
+        record::create(&staging, &root.join("VERSION.json"), &version.text()?)?;
         Self::open(root)
     }
 
@@ -116,11 +121,13 @@ impl Store {
         let version = Version::read(root)?;
         let unknown = version.read_only_for().map(|word| log::warn!("the cache has the feature {word}: only reading"));
         let writable = unknown.is_none() && rustix::fs::access(root.join("staging"), Access::WRITE_OK).is_ok();
-        let (catalog, condemned, proven) = Default::default();
-        let verify = Verify::default();
-        let store = Self { root: root.to_owned(), version, writable, verify, catalog, condemned, proven };
+        let (verify, catalog, condemned, proofs, packs_looked_at, doubtful) = Default::default();
+        let root = root.to_owned();
+        let mut store = Self { root, version, writable, verify, catalog, condemned, proofs, packs_looked_at, doubtful };
         if writable {
             epoch::recover(&store)?;
+        } else {
+            store.doubtful = epoch::in_doubt(&store);
         }
         Ok(store)
     }
@@ -164,6 +171,17 @@ impl Store {
         &self.version
     }
 
+    /// Adds a word to the features that are for information.
+    pub(super) fn add_compat(&self, word: &str) -> Result<()> {
+        // Of two that add at once both look at the file in their turn.
+        let _turn = self.turn(true)?;
+        let mut version = Version::read(&self.root)?;
+        if version.features.compat.insert(word.to_owned()) {
+            record::replace(&self.staging(), &self.root.join("VERSION.json"), &version.text()?)?;
+        }
+        Ok(())
+    }
+
     /// Whether anything can be added.
     #[must_use]
     pub fn is_writable(&self) -> bool {
@@ -177,8 +195,17 @@ impl Store {
         Ok(found.f_bavail.saturating_mul(found.f_frsize))
     }
 
-    pub(super) fn proven(&self) -> &Mutex<HashSet<Digest>> {
-        &self.proven
+    pub(super) fn proofs(&self) -> &Proofs {
+        &self.proofs
+    }
+
+    pub(super) fn packs_looked_at(&self) -> &Mutex<HashSet<Digest>> {
+        &self.packs_looked_at
+    }
+
+    /// Whether the content decides, whatever the level.
+    pub(super) fn is_doubtful(&self, digest: &Digest) -> bool {
+        self.doubtful.contains(digest)
     }
 
     pub(super) fn check_writable(&self) -> Result<()> {
@@ -281,12 +308,23 @@ impl Store {
         list_sharded(&self.root.join("trees"), ".tree")
     }
 
-    /// The digests of all blobs that are files of their own, sorted.
+    /// The digests of all blobs that are files of their own and whether they are compressed, sorted.
     pub(super) fn loose(&self) -> Result<Vec<(Digest, bool)>> {
-        let directory = self.root.join("objects");
-        let raw = list_sharded(&directory, "")?.into_iter().map(|digest| (digest, false));
-        let compressed = list_sharded(&directory, ".zst")?.into_iter().map(|digest| (digest, true));
-        Ok(raw.chain(compressed).collect())
+        let mut loose =
+            pick_sharded(&self.root.join("objects"), &|digest, end, _| Some((digest, is_compressed(end)?)))?;
+        loose.sort_unstable();
+        Ok(loose)
+    }
+
+    /// The same with the bytes that the filesystem holds for each.
+    pub(super) fn loose_with_bytes(&self) -> Result<Vec<(Digest, bool, u64)>> {
+        use std::os::unix::fs::MetadataExt;
+        let mut loose = pick_sharded(&self.root.join("objects"), &|digest, end, entry| {
+            let bytes = entry.metadata().map_or(0, |metadata| metadata.blocks() * 512);
+            Some((digest, is_compressed(end)?, bytes))
+        })?;
+        loose.sort_unstable();
+        Ok(loose)
     }
 
     /// Whether there is such a tree; one that is condemned is brought back.
@@ -313,20 +351,45 @@ fn make_directory(path: &Path) -> Result<()> {
     }
 }
 
+/// What the end of an object's name says; `None`: it is no object.
+fn is_compressed(end: &str) -> Option<bool> {
+    match end {
+        "" => Some(false),
+        ".zst" => Some(true),
+        _ => None,
+    }
+}
+
 /// The digests that files below a sharded directory are named by, sorted.
 pub(super) fn list_sharded(directory: &Path, suffix: &str) -> Result<Vec<Digest>> {
-    let failed = |error| Error::io("list", directory.display(), error);
-    let mut digests = Vec::new();
-    for shard in std::fs::read_dir(directory).map_err(failed)? {
-        let shard = shard.map_err(failed)?;
-        let name = shard.file_name();
-        let Some(name) = name.to_str().filter(|name| name.len() == 2) else { continue };
-        for entry in std::fs::read_dir(shard.path()).map_err(failed)? {
-            let file = entry.map_err(failed)?.file_name();
-            let rest = file.to_str().and_then(|file| file.strip_suffix(suffix));
-            digests.extend(rest.and_then(|rest| format!("{name}{rest}").parse::<Digest>().ok()));
-        }
-    }
+    let mut digests = pick_sharded(directory, &|digest, end, _| (end == suffix).then_some(digest))?;
     digests.sort_unstable();
     Ok(digests)
+}
+
+/// What `pick` makes of each file below a sharded directory, in no order: it gets the digest that the file is named by, and
+/// how its name ends after that. On the rayon pool that the caller is in.
+fn pick_sharded<T: Send>(
+    directory: &Path,
+    pick: &(dyn Fn(Digest, &str, &DirEntry) -> Option<T> + Sync),
+) -> Result<Vec<T>> {
+    let failed = |error| Error::io("list", directory.display(), error);
+    let shards: Vec<DirEntry> =
+        std::fs::read_dir(directory).map_err(failed)?.collect::<Result<_, _>>().map_err(failed)?;
+    let in_shard = |shard: &DirEntry| {
+        let (mut picked, mut hex) = (Vec::new(), String::with_capacity(64));
+        let name = shard.file_name();
+        let Some(name) = name.to_str().filter(|name| name.len() == 2) else { return Ok(picked) };
+        for entry in std::fs::read_dir(shard.path()).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let file = entry.file_name();
+            let Some((rest, end)) = file.to_str().and_then(|file| file.split_at_checked(62)) else { continue };
+            hex.clear();
+            hex.extend([name, rest]);
+            picked.extend(hex.parse().ok().and_then(|digest| pick(digest, end, &entry)));
+        }
+        Ok(picked)
+    };
+    let picked: Vec<Vec<T>> = shards.par_iter().map(in_shard).collect::<Result<_>>()?;
+    Ok(picked.into_iter().flatten().collect())
 }

@@ -1,9 +1,13 @@
 //! What gc has condemned: `trash/<epoch>/`, where every object can still be found and brought back by a rename.
 //!
-//! Epochs count up: the directory of the newest stays when its files are deleted. Names are `object-<hex>`, `object-<hex>.zst`, `pack-<hex>` with `index-<hex>`, `tree-<hex>`.
+//! Epochs count up: the directory of the newest stays when its files are deleted. Names are `object-<hex>`, `object-<hex>.zst`,
+//! `pack-<hex>` with `index-<hex>`, `tree-<hex>`.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::AtFlags;
+use rustix::io::Errno;
 
 use super::Digest;
 use crate::error::{Error, Result};
@@ -42,11 +46,13 @@ pub(super) fn delete(root: &Path, epoch: u64) -> Result<bool> {
         return std::fs::remove_dir_all(&directory).map(|()| had).map_err(failed);
     }
     let mut had = false;
+    // By their names in the open directory: there may be many.
+    let opened = std::fs::File::open(&directory).map_err(failed)?;
     for entry in std::fs::read_dir(&directory).map_err(failed)? {
-        match std::fs::remove_file(entry.map_err(failed)?.path()) {
+        match rustix::fs::unlinkat(&opened, entry.map_err(failed)?.file_name(), AtFlags::empty()) {
             Ok(()) => had = true,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(failed(error)),
+            Err(Errno::NOENT) => {}
+            Err(errno) => return Err(failed(errno.into())),
         }
     }
     Ok(had)

@@ -107,8 +107,7 @@ impl Store {
         })?;
         let catalog = self.refresh()?;
         for digest in &self.needed(&found)? {
-            let there = [false, true].iter().any(|compressed| self.object_path(digest, *compressed).exists());
-            if !there && catalog.find(digest).is_none() {
+            if !self.is_loose(digest) && catalog.find(digest).is_none() {
                 found.damage("missing", digest, "a tree needs this blob, and it is not there", false);
             }
         }

@@ -1,7 +1,8 @@
 //! `VERSION.json`: what a store is, and who may use it.
 //!
 //! Features are words in three sets. A program that does not know a word of `incompat` must not open the store, one that
-//! does not know a word of `ro_compat` must not change it, `compat` is for information.
+//! does not know a word of `ro_compat` must not change it, `compat` is for information: `subvolumes` says that the store
+//! has had hot trees, which a program that does not know them leaves where they are.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -93,6 +94,13 @@ impl Version {
             return Err(Error::unsupported("cache", format!("the feature {word}")).in_image(root.display()));
         }
         Ok(version)
+    }
+
+    /// The file's text.
+    pub(super) fn text(&self) -> Result<Vec<u8>> {
+        let mut text = serde_json::to_vec_pretty(self).map_err(|error| Error::invalid(error.to_string()))?;
+        text.push(b'\n');
+        Ok(text)
     }
 
     /// A feature without which the store must not be changed, and which this program does not know.

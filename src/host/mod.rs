@@ -8,5 +8,5 @@ mod tree;
 pub(crate) use staged::{Staged, publish_all};
 pub use transfer::Transferred;
 pub(crate) use transfer::{Transfer, Unreadable};
-pub(crate) use tree::{Attributes, NewFile, StagedTree, Tree};
+pub(crate) use tree::{Attributes, NewFile, StagedTree, Tree, remove_tree, remove_unheld, umask};
 pub use tree::{Existing, Fact, Preserve};

@@ -30,7 +30,7 @@ fn content(number: u64) -> Vec<u8> {
         .collect()
 }
 
-fn metadata(file_type: FileType, size: u64) -> Metadata {
+pub fn metadata(file_type: FileType, size: u64) -> Metadata {
     let time = Timestamp { seconds: 1_700_000_000, nanoseconds: 0 };
     Metadata {
         inode: 1,

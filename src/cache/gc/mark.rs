@@ -6,8 +6,9 @@ use std::time::SystemTime;
 use super::super::manifest::Manifest;
 use super::super::refs::{Class, Ref};
 use super::super::store::Store;
+use super::super::subvolume::Listed;
 use super::super::{Digest, lease, now};
-use super::{GcOptions, GcReport};
+use super::{Candidate, GcOptions, GcReport};
 use crate::error::{Error, Result};
 
 /// Roots that expired.
@@ -15,11 +16,17 @@ use crate::error::{Error, Result};
 pub(super) struct Expired {
     refs: Vec<Ref>,
     actions: HashSet<Digest>,
+    /// Names of hot trees.
+    subvolumes: HashSet<String>,
 }
 
 impl Expired {
     fn has_ref(&self, reference: &Ref) -> bool {
         self.refs.contains(reference)
+    }
+
+    pub(super) fn has_subvolume(&self, name: &str) -> bool {
+        self.subvolumes.contains(name)
     }
 }
 
@@ -58,11 +65,18 @@ impl Live {
         Ok(())
     }
 
+    /// Whether something that could be condemned is in use.
+    pub(super) fn has(&self, store: &Store, candidate: &Candidate) -> bool {
+        match candidate {
+            Candidate::Tree(id) => self.trees.contains(id),
+            Candidate::Object(digest, _) => self.blobs.contains(digest),
+            Candidate::Pack(id) => self.uses_pack(store, id),
+        }
+    }
+
     /// Whether a blob of the pack is in use.
-    pub(super) fn uses_pack(&self, store: &Store, id: &Digest) -> bool {
-        let catalog = store.catalog();
-        let pack = catalog.packs().iter().find(|pack| pack.id == *id);
-        match pack {
+    fn uses_pack(&self, store: &Store, id: &Digest) -> bool {
+        match store.catalog().pack(id) {
             Some(pack) => pack.index.iter().any(|(digest, _)| self.blobs.contains(&digest)),
             // Published since the catalog was read, or without an index: what has none is nobody's.
             None => store.pack_path(id, "idx").exists(),
@@ -119,6 +133,13 @@ pub(super) fn expire(store: &Store, options: &GcOptions, report: &mut GcReport) 
             roots.push((action.class == Class::Pinned, last, Root::Action(digest, action.trees)));
         }
     }
+    for hot in store.hot_trees()? {
+        if oldest.is_some_and(|oldest| hot.used < oldest) {
+            expired.subvolumes.insert(hot.name);
+        } else {
+            roots.push((false, hot.used, Root::Subvolume(hot)));
+        }
+    }
     if let Some(max) = options.max_size.filter(|max| report.store_bytes > *max) {
         let low = max / 100 * u64::from(options.low_water.min(100));
         // What must stay first, then what was used last.
@@ -132,15 +153,18 @@ pub(super) fn expire(store: &Store, options: &GcOptions, report: &mut GcReport) 
 enum Root {
     Ref(Ref),
     Action(Digest, Vec<Digest>),
+    /// No root of anything, but used as they are.
+    Subvolume(Listed),
 }
 
 /// Takes roots as long as what they lead to fits; the rest expires.
 fn fit(store: &Store, roots: Vec<(bool, i64, Root)>, bytes: u64, expired: &mut Expired) -> Result<()> {
     let (mut seen, mut sum) = (HashSet::new(), 0u64);
     for (pinned, _, root) in roots {
-        let trees = match &root {
-            Root::Ref(found) => std::slice::from_ref(&found.tree),
-            Root::Action(_, trees) => trees,
+        let (trees, own) = match &root {
+            Root::Ref(found) => (std::slice::from_ref(&found.tree), 0),
+            Root::Action(_, trees) => (&trees[..], 0),
+            Root::Subvolume(hot) => (&[][..], hot.bytes),
         };
         let mut more = Vec::new();
         for tree in trees.iter().filter(|tree| !seen.contains(*tree)) {
@@ -150,7 +174,7 @@ fn fit(store: &Store, roots: Vec<(bool, i64, Root)>, bytes: u64, expired: &mut E
                 more.push(manifest.blob(index)?);
             }
         }
-        let added: u64 = more.iter().filter(|(digest, _)| !seen.contains(digest)).map(|(_, len)| len).sum();
+        let added = more.iter().filter(|(digest, _)| !seen.contains(digest)).map(|(_, len)| len).sum::<u64>() + own;
         if pinned || sum.saturating_add(added) <= bytes {
             sum = sum.saturating_add(added);
             seen.extend(more.into_iter().map(|(digest, _)| digest));
@@ -159,27 +183,29 @@ fn fit(store: &Store, roots: Vec<(bool, i64, Root)>, bytes: u64, expired: &mut E
         match root {
             Root::Ref(found) => expired.refs.push(found),
             Root::Action(digest, _) => drop(expired.actions.insert(digest)),
+            Root::Subvolume(hot) => drop(expired.subvolumes.insert(hot.name)),
         }
     }
     Ok(())
 }
 
 /// Takes the expired roots away, unless they were made anew meanwhile.
-pub(super) fn remove_expired(store: &Store, expired: &Expired) -> Result<()> {
-    let _turn = store.turn(true)?;
-    for found in &expired.refs {
+pub(super) fn remove_expired(store: &Store, expired: &Expired, report: &mut GcReport) -> Result<()> {
+    let nothing = |(): &mut ()| Ok(());
+    store.in_turns(&expired.refs, &mut (), report, nothing, |(), found, _| {
         if store.get_ref(&found.namespace, &found.name)?.as_ref() == Some(found) {
             store.remove_ref(&found.namespace, &found.name)?;
         }
-    }
-    for digest in &expired.actions {
+        Ok(())
+    })?;
+    let actions: Vec<&Digest> = expired.actions.iter().collect();
+    store.in_turns(&actions, &mut (), report, nothing, |(), digest, _| {
         let path = store.action_path(digest);
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Error::io("remove", path.display(), error));
+                Err(Error::io("remove", path.display(), error))
             }
-            _ => {}
+            _ => Ok(()),
         }
-    }
-    Ok(())
+    })
 }

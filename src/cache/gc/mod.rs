@@ -5,6 +5,7 @@
 //! mark      trees from refs, results and leases; blobs from their manifests
 //! condemn   the rest into trash/<epoch>/, in slices; between two slices publishers have their turn
 //! compact   packs that are mostly dead: what lives is packed anew
+//! sweep     hot trees whose trees were condemned, or that were not used for long
 //! delete    epochs whose grace is over, and that are older than every living lease
 //! ```
 //!
@@ -82,7 +83,7 @@ impl Lifetimes {
 /// What gc did, or would do.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct GcReport {
-    /// Bytes of objects, packs and trees before.
+    /// Bytes of objects, packs, trees and hot trees before.
     pub store_bytes: u64,
     /// Refs that expired.
     pub expired_refs: u64,
@@ -110,14 +111,16 @@ pub struct GcReport {
     pub abandoned_stagings: u64,
     /// Variants that no tree uses.
     pub removed_variants: u64,
+    /// Hot trees that were removed.
+    pub removed_subvolumes: u64,
     /// The longest time that a publisher could have waited.
     pub longest_slice_ns: u64,
 }
 
-/// Files condemned in one turn.
-const SLICE: usize = 512;
 /// How long a turn may last.
 const SLICE_TIME: Duration = Duration::from_millis(40);
+/// How long there is none between two, so that who waits for his has it.
+const PAUSE: Duration = Duration::from_millis(1);
 /// A record or variant of this age is nobody's work any more.
 const STALE: Duration = Duration::from_secs(3600);
 
@@ -141,31 +144,33 @@ impl Store {
         let expired = mark::expire(self, options, &mut report)?;
         if !options.dry_run {
             // Before anything that they name is condemned: a gc that is killed leaves no ref to what may be deleted.
-            mark::remove_expired(self, &expired)?;
+            mark::remove_expired(self, &expired, &mut report)?;
         }
         let mut live = Live::mark(self, &expired)?;
         (report.live_trees, report.live_blobs) = (live.trees.len() as u64, live.blobs.len() as u64);
         let epoch = if options.dry_run { newest() } else { trash::begin(self.path())? };
         let directory = trash::directory(self.path(), epoch);
-        let mut rest = &candidates[..];
-        while !rest.is_empty() {
-            let turn = if options.dry_run { None } else { Some(self.turn(true)?) };
-            let started = std::time::Instant::now();
-            if !options.dry_run {
-                live.mark_new(self, &expired)?;
+        // What lives now goes on living; the turns are for the rest.
+        let candidates: Vec<_> = candidates.into_iter().filter(|(candidate, _)| !live.has(self, candidate)).collect();
+        let condemn = |live: &mut Live, (candidate, bytes): &(Candidate, u64), report: &mut GcReport| {
+            if live.has(self, candidate) {
+                Ok(())
+            } else {
+                self.condemn(candidate, *bytes, &directory, options, report)
             }
-            let mut done = 0;
-            for candidate in rest {
-                if done >= SLICE || started.elapsed() > SLICE_TIME {
-                    break;
-                }
-                done += 1;
-                self.condemn(candidate, &live, &directory, options, &mut report)?;
-            }
-            rest = rest.get(done..).unwrap_or_default();
-            let held = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
-            report.longest_slice_ns = report.longest_slice_ns.max(held);
-            drop(turn);
+        };
+        if options.dry_run {
+            candidates.iter().try_for_each(|candidate| condemn(&mut live, candidate, &mut report))?;
+        } else {
+            let mark = |live: &mut Live| live.mark_new(self, &expired);
+            self.in_turns(&candidates, &mut live, &mut report, mark, condemn)?;
+        }
+        live.mark_new(self, &expired)?;
+        let keeps = |name: &str, tree: &Digest| live.trees.contains(tree) && !expired.has_subvolume(name);
+        report.removed_subvolumes = self.sweep_subvolumes(&keeps, options.dry_run)?;
+        if !options.dry_run {
+            self.sweep_proofs(&live.trees)?;
+            self.forget_origins();
         }
         compact::compact(self, &mut live, &expired, &directory, options, &mut report)?;
         self.delete(options, lease.as_ref(), &mut report)?;
@@ -178,18 +183,48 @@ impl Store {
         Ok(report)
     }
 
-    /// Bytes that objects, packs and trees take on the disk.
+    /// Does something to each of many, in turns that are short, with pauses for who waits for his; `begin` comes first in
+    /// each.
+    fn in_turns<T, S>(
+        &self,
+        mut rest: &[T],
+        state: &mut S,
+        report: &mut GcReport,
+        begin: impl Fn(&mut S) -> Result<()>,
+        each: impl Fn(&mut S, &T, &mut GcReport) -> Result<()>,
+    ) -> Result<()> {
+        while !rest.is_empty() {
+            let turn = self.turn(true)?;
+            let started = std::time::Instant::now();
+            begin(state)?;
+            let begun = std::time::Instant::now();
+            while let Some((first, others)) = rest.split_first()
+                && begun.elapsed() < SLICE_TIME
+            {
+                each(state, first, report)?;
+                rest = others;
+            }
+            let held = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            report.longest_slice_ns = report.longest_slice_ns.max(held);
+            drop(turn);
+            if !rest.is_empty() {
+                std::thread::sleep(PAUSE);
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes that objects, packs, trees and hot trees take on the disk.
     pub fn stored_bytes(&self) -> Result<u64> {
         let mut report = GcReport::default();
         self.candidates(&mut report)?;
         Ok(report.store_bytes)
     }
 
-    /// All that could be condemned, as it is now: what is published later is none.
-    fn candidates(&self, report: &mut GcReport) -> Result<Vec<Candidate>> {
+    /// All that could be condemned with its bytes, as it is now: what is published later is none.
+    fn candidates(&self, report: &mut GcReport) -> Result<Vec<(Candidate, u64)>> {
         self.refresh()?;
         let mut candidates: Vec<Candidate> = self.trees()?.into_iter().map(Candidate::Tree).collect();
-        candidates.extend(self.loose()?.into_iter().map(|(digest, compressed)| Candidate::Object(digest, compressed)));
         let packs = self.path().join("packs");
         let failed = |error| Error::io("list", packs.display(), error);
         for entry in std::fs::read_dir(&packs).map_err(failed)? {
@@ -199,7 +234,12 @@ impl Store {
                 candidates.extend(name.parse().ok().map(Candidate::Pack));
             }
         }
-        report.store_bytes = candidates.iter().map(|candidate| self.bytes_of(candidate)).sum();
+        let mut candidates: Vec<_> =
+            candidates.into_iter().map(|candidate| (candidate, self.bytes_of(&candidate))).collect();
+        let loose = self.loose_with_bytes()?.into_iter();
+        candidates.extend(loose.map(|(digest, compressed, bytes)| (Candidate::Object(digest, compressed), bytes)));
+        let hot = self.hot_trees()?.iter().map(|hot| hot.bytes).sum::<u64>();
+        report.store_bytes = candidates.iter().map(|(_, bytes)| bytes).sum::<u64>() + hot;
         Ok(candidates)
     }
 
@@ -220,22 +260,16 @@ impl Store {
     fn condemn(
         &self,
         candidate: &Candidate,
-        live: &Live,
+        bytes: u64,
         directory: &Path,
         options: &GcOptions,
         report: &mut GcReport,
     ) -> Result<()> {
-        let (lives, name) = match candidate {
-            Candidate::Tree(id) => (live.trees.contains(id), trash::tree_name(id)),
-            Candidate::Object(digest, compressed) => {
-                (live.blobs.contains(digest), trash::object_name(digest, *compressed))
-            }
-            Candidate::Pack(id) => (live.uses_pack(self, id), trash::pack_name(id)),
+        let name = match candidate {
+            Candidate::Tree(id) => trash::tree_name(id),
+            Candidate::Object(digest, compressed) => trash::object_name(digest, *compressed),
+            Candidate::Pack(id) => trash::pack_name(id),
         };
-        if lives {
-            return Ok(());
-        }
-        let bytes = self.bytes_of(candidate);
         if !options.dry_run {
             if let Candidate::Pack(id) = candidate {
                 // The index first: a pack counts as long as it has one.
@@ -324,7 +358,7 @@ impl Store {
     }
 }
 
-fn is_stale(path: &Path) -> bool {
+pub(super) fn is_stale(path: &Path) -> bool {
     let modified = std::fs::symlink_metadata(path).and_then(|metadata| metadata.modified());
     modified.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > STALE))
 }

@@ -35,7 +35,9 @@ impl Import<'_> {
         };
         let staged_tree = self.stage_manifest(&manifest)?;
         let loose = std::mem::take(&mut *self.loose.lock().unwrap_or_else(PoisonError::into_inner));
-        let before = epoch::records(self.store);
+        let tree_path = self.store.tree_path(&manifest.id());
+        let known_before = tree_path.exists();
+        let before = epoch::ended_here(self.store)?;
         if self.options.durability == Durability::None {
             let doubtful = loose.iter().map(|(digest, loose)| Doubtful {
                 digest: *digest,
@@ -44,7 +46,7 @@ impl Import<'_> {
             });
             let packs = packs.iter().map(|pack| pack.id).collect();
             let epoch = Epoch { boot_id: boot_id(), objects: doubtful.collect(), packs, trees: vec![manifest.id()] };
-            epoch::begin(self.store, &epoch)?;
+            epoch::begin(self.store, &self.lease, &epoch)?;
         } else {
             record::sync_filesystem(&self.staging)?;
             for record in before {
@@ -54,15 +56,17 @@ impl Import<'_> {
         let turn = self.store.turn(false)?;
         let mut touched: HashSet<PathBuf> = HashSet::new();
         let mut published: HashSet<Digest> = HashSet::new();
+        // What another published since that `syncfs` need not be on the disk.
+        let mut anothers = false;
         for (digest, object) in &loose {
             let path = self.store.object_path(digest, object.compressed);
-            record::rename_new(&object.path, &path)?;
+            anothers |= !record::rename_new(&object.path, &path)?;
             touched.extend(path.parent().map(ToOwned::to_owned));
             published.insert(*digest);
         }
         for pack in &packs {
             let path = self.store.pack_path(&pack.id, "pack");
-            record::rename_new(&pack.pack, &path)?;
+            anothers |= !record::rename_new(&pack.pack, &path)?;
             // The index last: a pack counts from when it has one.
             record::rename_new(&pack.index, &self.store.pack_path(&pack.id, "idx"))?;
             touched.extend(path.parent().map(ToOwned::to_owned));
@@ -72,12 +76,11 @@ impl Import<'_> {
             self.store.refresh()?;
         }
         self.check_reused(&manifest, &published)?;
-        self.sync_directories(&touched)?;
+        self.sync_directories(&touched, anothers)?;
         let known = self.store.has_tree(&manifest.id())?;
         self.lease.add(&manifest.id())?;
-        let path = self.store.tree_path(&manifest.id());
-        record::rename_new(&staged_tree, &path)?;
-        self.sync_directories(&HashSet::from_iter(path.parent().map(ToOwned::to_owned)))?;
+        let anothers = !record::rename_new(&staged_tree, &tree_path)? && !known_before;
+        self.sync_directories(&HashSet::from_iter(tree_path.parent().map(ToOwned::to_owned)), anothers)?;
         if let Some(reference) = reference {
             self.store.write_ref(&Ref { tree: manifest.id(), ..reference.clone() })?;
         }
@@ -106,11 +109,11 @@ impl Import<'_> {
             .with_hint("add the image again"))
     }
 
-    fn sync_directories(&self, touched: &HashSet<PathBuf>) -> Result<()> {
+    fn sync_directories(&self, touched: &HashSet<PathBuf>, all: bool) -> Result<()> {
         if self.options.durability == Durability::None {
             return Ok(());
         }
-        if touched.len() > FEW_DIRECTORIES {
+        if all || touched.len() > FEW_DIRECTORIES {
             return record::sync_filesystem(&self.staging);
         }
         touched.iter().try_for_each(|directory| record::sync_directory_of(&directory.join("any")))

@@ -106,9 +106,7 @@ impl Catalog {
             }
             let name = path.file_stem().and_then(std::ffi::OsStr::to_str).unwrap_or_default();
             let Ok(id) = name.parse::<Digest>() else { continue };
-            if let Ok(at) = self.packs.binary_search_by_key(&id, |pack| pack.id)
-                && let Some(pack) = self.packs.get(at)
-            {
+            if let Some(pack) = self.pack(&id) {
                 packs.push(pack.clone());
                 continue;
             }
@@ -149,6 +147,12 @@ impl Catalog {
             let sound = self.damaged.is_empty() || !self.damaged.contains(&(*digest, pack.id));
             sound.then(|| (pack.clone(), place))
         })
+    }
+
+    /// The pack of this id.
+    pub(crate) fn pack(&self, id: &Digest) -> Option<&Arc<Pack>> {
+        let at = self.packs.binary_search_by_key(id, |pack| pack.id).ok()?;
+        self.packs.get(at)
     }
 
     /// All packs, by id.

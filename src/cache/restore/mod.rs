@@ -8,12 +8,15 @@
 //!                       or written                loose, copy         copy_file_range, else read and written
 //! ```
 //!
+//! On btrfs a whole tree can come back as a snapshot of a hot one (`snapshot`).
+//!
 //! What a pair of filesystems cannot do is found out once and not tried for each file. The tree appears under its name when
 //! it is complete; the first error ends the work and nothing remains. Names come from a manifest that may come from
 //! anywhere: they are made in directories that are held open, see [`crate::host`].
 
 mod content;
 mod rewrite;
+mod snapshot;
 mod update;
 mod variant;
 
@@ -23,7 +26,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use rayon::prelude::*;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use rewrite::Rewrite;
 
@@ -53,6 +56,9 @@ pub enum Strategy {
     Copy,
     /// Read and written, sharing nothing.
     Pack,
+    /// The tree is a snapshot of a subvolume of btrfs, which the first one makes and the store keeps. For trees that come
+    /// back often; the result is a subvolume itself, so that nothing else chooses this.
+    Snapshot,
 }
 
 /// A choice of paths in the tree, without a leading `/`.
@@ -87,11 +93,12 @@ impl std::fmt::Debug for RestoreOptions {
 macro_rules! counts {
     ($($(#[$doc:meta])* $name:ident,)*) => {
         /// What a restore did, file by file.
-        #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+        #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(default)]
         pub struct RestoreReport {
             $($(#[$doc])* pub $name: u64,)*
             /// Facts that the host did not take, and how often.
-            pub refused: std::collections::BTreeMap<&'static str, u64>,
+            pub refused: std::collections::BTreeMap<String, u64>,
             /// How contents were looked at.
             pub verified: Verify,
         }
@@ -143,6 +150,8 @@ counts! {
     rewritten_files,
     /// Further names of files.
     links,
+    /// Trees that are a snapshot: then the files came with it.
+    snapshots,
     /// Bytes that share their storage with the store.
     reflinked_bytes,
     /// Bytes that were copied or written.
@@ -215,6 +224,7 @@ impl Store {
             lease.add(id)?;
         }
         let manifest = self.tree(id)?;
+        self.load_proofs(&manifest)?;
         self.touch(id);
         Ok((manifest, lease))
     }
@@ -227,19 +237,20 @@ impl Store {
         options: &RestoreOptions,
         progress: &dyn Progress,
     ) -> Result<RestoreReport> {
+        if options.strategy == Strategy::Snapshot {
+            return self.restore_snapshot(id, target, options, progress);
+        }
         let (manifest, _lease) = self.use_tree(id)?;
         if options.strategy == Strategy::Hardlink && !options.read_only {
             return Err(Error::invalid("hard links to the store are only for trees that nobody writes to")
                 .with_hint("add --read-only, or take another strategy"));
         }
-        let start =
-            manifest.lookup(&options.below)?.ok_or_else(|| Error::path(&options.below, PathProblem::NotFound))?;
-        let Content::Directory(start) = start.content else {
-            return Err(Error::path(&options.below, PathProblem::NotADirectory));
-        };
+        let start = start(&manifest, &options.below)?;
         let staged = StagedTree::create(target, options.preserve)?;
         let restore = Restore::new(self, &manifest, &staged.tree, options, progress);
-        restore.all(start)?;
+        let made = restore.all(start);
+        self.save_proofs(id);
+        made?;
         let report = restore.report();
         staged.publish(options.sync, None, || Ok(()))?;
         Ok(report)
@@ -259,7 +270,8 @@ impl<'a> Restore<'a> {
     }
 
     fn report(&self) -> RestoreReport {
-        let refused = self.tree.refused().into_iter().map(|(fact, count): (Fact, u64)| (fact.name(), count)).collect();
+        let refused =
+            self.tree.refused().into_iter().map(|(fact, count): (Fact, u64)| (fact.name().to_owned(), count)).collect();
         RestoreReport { refused, verified: self.store.verification(), ..self.contents.counts.report() }
     }
 
@@ -408,6 +420,15 @@ impl<'a> Restore<'a> {
         let atime = self.manifest.times(entry.index)?.map_or(entry.mtime, |times| times.atime);
         let Entry { permissions, uid, gid, mtime, .. } = *entry;
         Ok(Attributes { permissions, uid, gid, atime, mtime, xattrs })
+    }
+}
+
+/// The directory of the manifest at a path.
+fn start(manifest: &Manifest, below: &[u8]) -> Result<u32> {
+    let entry = manifest.lookup(below)?.ok_or_else(|| Error::path(below, PathProblem::NotFound))?;
+    match entry.content {
+        Content::Directory(start) => Ok(start),
+        _ => Err(Error::path(below, PathProblem::NotADirectory)),
     }
 }
 

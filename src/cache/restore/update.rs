@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use super::super::manifest::{Content, Entry};
 use super::super::store::Store;
 use super::content::Scratch;
-use super::{Digest, Place, Restore, RestoreOptions, RestoreReport, add, join};
-use crate::error::{Error, PathProblem, Result};
+use super::{Digest, Place, Restore, RestoreOptions, RestoreReport, Strategy, add, join};
+use crate::error::{Error, Result};
 use crate::fs::FileType;
 use crate::host::{Existing, Tree};
 use crate::progress::Progress;
@@ -26,15 +26,16 @@ impl Store {
         options: &RestoreOptions,
         progress: &dyn Progress,
     ) -> Result<RestoreReport> {
+        if options.strategy == Strategy::Snapshot {
+            return Err(Error::invalid("a directory that exists is no snapshot").with_hint("take the strategy auto"));
+        }
         let (manifest, _lease) = self.use_tree(id)?;
-        let start =
-            manifest.lookup(&options.below)?.ok_or_else(|| Error::path(&options.below, PathProblem::NotFound))?;
-        let Content::Directory(start) = start.content else {
-            return Err(Error::path(&options.below, PathProblem::NotADirectory));
-        };
+        let start = super::start(&manifest, &options.below)?;
         let tree = Tree::open(target, options.preserve, Existing::Replace)?;
         let restore = Restore::new(self, &manifest, &tree, options, progress);
-        restore.update(start, target)?;
+        let made = restore.update(start, target);
+        self.save_proofs(id);
+        made?;
         if options.sync {
             tree.sync()?;
         }

@@ -19,7 +19,7 @@ mod tests;
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -28,7 +28,8 @@ use rustix::io::Errno;
 
 pub(crate) use attributes::Attributes;
 pub use attributes::{Fact, Preserve};
-pub(crate) use staged::StagedTree;
+pub(crate) use remove::remove_tree;
+pub(crate) use staged::{StagedTree, remove_unheld};
 
 use crate::block::Lru;
 use crate::bytes::escape;
@@ -279,6 +280,11 @@ impl Tree {
         given.map(|()| true).map_err(|errno| self.failed("make the node", path, errno))
     }
 
+    /// The directory that holds the tree.
+    pub(crate) fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+
     /// Makes everything in the tree's filesystem durable.
     pub(crate) fn sync(&self) -> Result<()> {
         rustix::fs::syncfs(&*self.root).map_err(|errno| Error::io("sync", self.shown.display(), errno))
@@ -333,7 +339,7 @@ impl Tree {
 }
 
 /// The process's umask, when it can be known without changing it.
-fn umask() -> Option<u32> {
+pub(crate) fn umask() -> Option<u32> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let mask = status.lines().find_map(|line| line.strip_prefix("Umask:"))?;
     u32::from_str_radix(mask.trim(), 8).ok()

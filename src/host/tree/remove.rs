@@ -9,7 +9,16 @@ use super::beneath::{Beneath, open_one};
 
 /// Removes the directory `name` in `parent` with everything below it.
 pub(crate) fn remove_tree(parent: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
+    // A subvolume of btrfs goes at once, where the caller may have that; else as a directory, which a read-only one is not.
+    if crate::sys::destroy_subvolume(parent, name).is_ok() {
+        return Ok(());
+    }
     let root = open_writable(parent, name)?;
+    if matches!(rustix::fs::fchmod(&root, Mode::RWXU), Err(Errno::ROFS))
+        && crate::sys::set_subvolume_read_only(root.as_fd(), false).is_ok()
+    {
+        let _ = rustix::fs::fchmod(&root, Mode::RWXU);
+    }
     let beneath = Beneath::new();
     // The path of the directory that is looked at, and the directories still to be removed in each on the way.
     let mut path: Vec<Vec<u8>> = Vec::new();

@@ -32,6 +32,27 @@ pub(crate) struct StagedTree {
 impl StagedTree {
     /// A new tree that will become `target`, which must not exist.
     pub(crate) fn create(target: &Path, preserve: Preserve) -> Result<Self> {
+        Self::made(target, preserve, true, &|parent, name| rustix::fs::mkdirat(parent, name, Mode::RWXU))
+    }
+
+    /// The same as a new subvolume of btrfs.
+    pub(crate) fn create_subvolume(target: &Path, preserve: Preserve) -> Result<Self> {
+        Self::made(target, preserve, true, &|parent, name| crate::sys::create_subvolume(parent.as_fd(), name))
+    }
+
+    /// A tree that will become `target` and has all that is in the subvolume `source` of btrfs, its attributes included.
+    pub(crate) fn snapshot(target: &Path, source: BorrowedFd<'_>) -> Result<Self> {
+        let snapshot = |parent: &File, name: &[u8]| crate::sys::create_snapshot(source, parent.as_fd(), name);
+        Self::made(target, Preserve::nothing(), false, &snapshot)
+    }
+
+    /// A tree that `make` makes under a temporary name; `empty` says that it has nothing of its own yet.
+    fn made(
+        target: &Path,
+        preserve: Preserve,
+        empty: bool,
+        make: &dyn Fn(&File, &[u8]) -> Result<(), Errno>,
+    ) -> Result<Self> {
         let name = target.file_name().ok_or_else(|| Error::invalid(format!("{} is no file name", target.display())))?;
         let path = super::super::staged::directory_of(target);
         let parent = File::open(path).map_err(|error| Error::io("open the directory", path.display(), error))?;
@@ -42,12 +63,15 @@ impl StagedTree {
         remove_stale(&parent, &prefix);
         for attempt in 0..1_000u32 {
             let staged = [&prefix[..], format!("{}-{attempt}.part", std::process::id()).as_bytes()].concat();
-            match rustix::fs::mkdirat(&parent, &staged[..], Mode::RWXU) {
+            match make(&parent, &staged) {
                 Ok(()) => {}
                 Err(Errno::EXIST) => continue,
                 Err(errno) => return Err(Error::io("make a directory beside", target.display(), errno)),
             }
-            if let Some(root) = take(&parent, &staged)? {
+            let taken = take(&parent, &staged, empty).inspect_err(|_| {
+                let _ = remove_tree(parent.as_fd(), &staged);
+            });
+            if let Some(root) = taken? {
                 let tree = Tree::in_directory(root, target.to_owned(), preserve, Existing::Refuse, true)?;
                 return Ok(Self { tree, target: target.to_owned(), parent, name: Some(staged) });
             }
@@ -102,9 +126,9 @@ fn exists(target: &Path) -> Error {
     Error::io("make", target.display(), Errno::EXIST).with_hint("choose another name, or copy into the directory")
 }
 
-/// Opens and locks a directory that was just made, and makes sure that nothing from outside comes with it. `None` when
-/// another program took it for a stale one between.
-fn take(parent: &File, name: &[u8]) -> Result<Option<OwnedFd>> {
+/// Opens and locks a directory that was just made, and makes sure that nothing from outside comes with an empty one. `None`
+/// when another program took it for a stale one between.
+fn take(parent: &File, name: &[u8], empty: bool) -> Result<Option<OwnedFd>> {
     let failed = |errno| Error::io("open", crate::bytes::escape(name), errno);
     let root = match open_one(parent.as_fd(), name) {
         Err(Errno::NOENT) => return Ok(None),
@@ -116,6 +140,9 @@ fn take(parent: &File, name: &[u8]) -> Result<Option<OwnedFd>> {
         Err(Errno::NOENT) => return Ok(None),
         stat => stat.map_err(failed)?,
     };
+    if !empty {
+        return Ok(Some(root));
+    }
     // The directory above may hand down a group, or permissions for others, which are not the guest's.
     let _ = rustix::fs::fremovexattr(&root, "system.posix_acl_default");
     let _ = rustix::fs::fremovexattr(&root, "system.posix_acl_access");
@@ -150,12 +177,15 @@ fn remove_stale(parent: &File, prefix: &[u8]) {
         let is_ours = middle.is_some_and(|middle| {
             middle.contains(&b'-') && middle.iter().all(|byte| byte.is_ascii_digit() || *byte == b'-')
         });
-        if !is_ours {
-            continue;
-        }
-        let Ok(directory) = rustix::fs::openat(parent, name, DIRECTORY, Mode::empty()) else { continue };
-        if rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive).is_ok() {
-            let _ = remove_tree(parent.as_fd(), name);
+        if is_ours {
+            remove_unheld(parent, name);
         }
     }
+}
+
+/// Removes a temporary tree unless a living program holds it; whether it was.
+pub(crate) fn remove_unheld(parent: &File, name: &[u8]) -> bool {
+    let Ok(directory) = rustix::fs::openat(parent, name, DIRECTORY, Mode::empty()) else { return false };
+    rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive).is_ok()
+        && remove_tree(parent.as_fd(), name).is_ok()
 }

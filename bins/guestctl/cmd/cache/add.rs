@@ -212,7 +212,7 @@ impl Add {
 
     /// The tree that the same image and options gave before. Nothing is written for it.
     pub fn known(&self, store: &Store, context: &Context) -> Result<Option<Digest>> {
-        let Some(key) = self.key(store, &self.options()?, context)? else { return Ok(None) };
+        let Some((key, _)) = self.key(store, &self.options()?, context)? else { return Ok(None) };
         Ok(store.action(&key)?.and_then(|action| action.trees.first().copied()))
     }
 

@@ -65,6 +65,7 @@ impl Gc {
             ("objects condemned", report.condemned_objects.to_string()),
             ("packs condemned", report.condemned_packs.to_string()),
             ("packs made anew", report.compacted_packs.to_string()),
+            ("hot trees removed", report.removed_subvolumes.to_string()),
             ("condemned", print::human(report.condemned_bytes)),
             ("deleted", print::human(report.deleted_bytes)),
             ("left by killed programs", report.abandoned_stagings.to_string()),

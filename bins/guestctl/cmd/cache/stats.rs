@@ -40,6 +40,7 @@ impl Stats {
             [vec!["trees".to_owned()], count(stats.trees, stats.tree_bytes)].concat(),
             [vec!["objects".to_owned()], count(stats.objects, stats.object_bytes)].concat(),
             [vec!["packed blobs".to_owned()], count(stats.packed_blobs, stats.pack_bytes)].concat(),
+            [vec!["hot trees".to_owned()], count(stats.subvolumes, stats.subvolume_bytes)].concat(),
             vec!["results".to_owned(), stats.actions.to_string(), String::new()],
             vec!["names".to_owned(), stats.refs.to_string(), String::new()],
             vec!["in the trash".to_owned(), String::new(), print::human(stats.trash_bytes)],
