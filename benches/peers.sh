@@ -5,7 +5,7 @@
 #   benches/peers.sh IMAGE [RUNS] [PART…]
 #
 # IMAGE is a raw disk with one ext4 root partition in it (a partition table, or the bare filesystem). Parts: inside (files
-# and facts), out (archives, trees, digests), convert, nbd; all without one. Converted images go to $GUESTCTL_BENCH_DIR, else to /dev/shm: memory, where
+# and facts), out (archives, trees, digests), convert, nbd, cache; all without one. Converted images go to $GUESTCTL_BENCH_DIR, else to /dev/shm: memory, where
 # fsync(2) costs nothing, because qemu-img does without it. Peers that are not installed are named and left out; the
 # kernel's mount needs root. guestctl is built as it is meant to be shipped: one static, position-independent program, which
 # starts in 1.4 ms where one that loads shared libraries takes 1.8 ms (Debian 12, OpenSSL built in both times). About 0.7 ms
@@ -18,7 +18,7 @@ export LC_ALL=C PATH="$PATH:/usr/sbin:/sbin"
 image=$(realpath "${1:?usage: benches/peers.sh IMAGE [RUNS] [PART...]}")
 runs=${2:-7}
 parts=("${@:3}")
-[ ${#parts[@]} -gt 0 ] || parts=(inside out convert nbd)
+[ ${#parts[@]} -gt 0 ] || parts=(inside out convert nbd cache)
 here=$(cd "$(dirname "$0")/.." && pwd)
 host=$(rustc -vV | sed -n 's/^host: //p')
 RUSTFLAGS="-C target-feature=+crt-static" \

@@ -1,12 +1,14 @@
 //! Finding a blob, and being sure of it before anybody gets a byte.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rayon::prelude::*;
 
 use super::manifest::Manifest;
 use super::pack::{Catalog, Pack, Place, Window, Writer};
@@ -87,23 +89,21 @@ impl Store {
     /// condemned is brought back.
     pub(super) fn lacks(&self, manifest: &Manifest, published: &HashSet<Digest>) -> Result<Option<Digest>> {
         let catalog = self.catalog();
-        let mut packs_there = HashSet::new();
-        for index in 0..manifest.blobs() {
+        let packs_there: Mutex<HashMap<Digest, bool>> = Mutex::default();
+        let lacks = |index: u32| -> Result<Option<Digest>> {
             let (digest, len) = manifest.blob(index)?;
             if published.contains(&digest) {
-                continue;
+                return Ok(None);
             }
-            if let Some((pack, _)) = catalog.find(&digest)
-                && (packs_there.contains(&pack.id) || self.pack_is_there(&pack))
-            {
-                packs_there.insert(pack.id);
-                continue;
+            if let Some((pack, _)) = catalog.find(&digest) {
+                let mut packs_there = packs_there.lock().unwrap_or_else(PoisonError::into_inner);
+                if *packs_there.entry(pack.id).or_insert_with(|| self.pack_is_there(&pack)) {
+                    return Ok(None);
+                }
             }
-            if !self.has(&digest, len)? {
-                return Ok(Some(digest));
-            }
-        }
-        Ok(None)
+            Ok((!self.has(&digest, len)?).then_some(digest))
+        };
+        (0..manifest.blobs()).into_par_iter().find_map_first(|index| lacks(index).transpose()).transpose()
     }
 
     /// Whether the blob is a file of its own in its place, and sound.

@@ -164,21 +164,11 @@ impl Origins {
     #[must_use]
     pub fn known(&self, origin: &Origin) -> Option<(Digest, u64)> {
         let records = &self.hosts.get(origin.host)?.known;
-        let record = |at: usize| records.get(at.saturating_mul(RECORD)..at.saturating_add(1).saturating_mul(RECORD));
-        let (mut low, mut high) = (0, records.len() / RECORD);
-        while low < high {
-            let middle = low.midpoint(high);
-            let (place, rest) = record(middle)?.split_first_chunk::<32>()?;
-            match place.cmp(origin.place.as_bytes()) {
-                std::cmp::Ordering::Less => low = middle.saturating_add(1),
-                std::cmp::Ordering::Greater => high = middle,
-                std::cmp::Ordering::Equal => {
-                    let (digest, len) = rest.split_first_chunk::<32>()?;
-                    return Some((Digest::from_bytes(*digest), u64::from_le_bytes(len.try_into().ok()?)));
-                }
-            }
-        }
-        None
+        let at = |index: usize| records.get(index.saturating_mul(RECORD)..)?.first_chunk::<32>();
+        let found = super::digest::position(records.len() / RECORD, &origin.place, at)?;
+        let (digest, len) =
+            records.get(found.saturating_mul(RECORD).saturating_add(32)..)?.split_first_chunk::<32>()?;
+        Some((Digest::from_bytes(*digest), u64::from_le_bytes(*len.first_chunk()?)))
     }
 
     /// The content at this place was read, and is this blob.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::super::Digest;
+use super::super::digest::position;
 use super::entry::{Times, type_number};
 use super::read::{Manifest, Run};
 use super::{BLOB, DIR, ENTRY, HEADER, INLINE_BYTES, MAGIC, TIMES, VERSION, subtree};
@@ -124,17 +125,16 @@ impl Builder {
         }
         let layout = Layout::of(&self.nodes)?;
         let bytes = Writer::new(&self.nodes, &layout, self.keep_times)?.file()?;
-        let mut manifest = Manifest::new(bytes)?;
+        let manifest = Manifest::new(bytes)?;
         let digests = subtree::digests(&manifest)?;
-        let mut bytes = manifest.as_bytes().to_vec();
+        let mut bytes = manifest.into_bytes();
         for (index, digest) in digests.iter().enumerate() {
             let at = HEADER.saturating_add(index.saturating_mul(DIR)).saturating_add(16);
             if let Some(place) = bytes.get_mut(at..at.saturating_add(32)) {
                 place.copy_from_slice(digest.as_bytes());
             }
         }
-        manifest = Manifest::new(bytes)?;
-        Ok(manifest)
+        Manifest::new(bytes)
     }
 }
 
@@ -326,9 +326,9 @@ impl<'a> Writer<'a> {
             (NewContent::Inline(bytes), FileType::File) if to_u64(bytes.len()) <= INLINE_BYTES => {
                 (1, self.string(bytes)?, low_u32(to_u64(bytes.len())))
             }
-            (NewContent::Blob(digest, len), FileType::File) => {
-                let found = self.blobs.binary_search(&(*digest, *len));
-                (2, low_u32(to_u64(found.unwrap_or_default())), 0)
+            (NewContent::Blob(digest, _), FileType::File) => {
+                let at = |index: usize| self.blobs.get(index).map(|(digest, _)| digest.as_bytes());
+                (2, low_u32(to_u64(position(self.blobs.len(), digest, at).unwrap_or_default())), 0)
             }
             (NewContent::None, FileType::File | FileType::Fifo | FileType::Socket) => (0, 0, 0),
             (content, file_type) => {

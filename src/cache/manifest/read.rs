@@ -114,6 +114,11 @@ impl Manifest {
         self.id
     }
 
+    /// The whole file, to be changed.
+    pub(super) fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+
     /// The whole file.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {

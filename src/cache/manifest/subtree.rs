@@ -18,11 +18,14 @@ const CONTEXT: &str = "guestctl subtree v1";
 pub(super) fn digests(manifest: &Manifest) -> Result<Vec<Digest>> {
     let count = manifest.directories();
     let mut digests = vec![Digest::from_bytes([0; 32]); to_usize(u64::from(count))];
+    let mut bytes = Vec::new();
     for index in (0..count).rev() {
-        let mut hasher = blake3::Hasher::new_derive_key(CONTEXT);
+        bytes.clear();
         for child in manifest.directory(index)?.children() {
-            add(&mut hasher, manifest, &manifest.entry(child)?, &digests)?;
+            add(&mut bytes, manifest, &manifest.entry(child)?, &digests)?;
         }
+        let mut hasher = blake3::Hasher::new_derive_key(CONTEXT);
+        hasher.update(&bytes);
         if let Some(digest) = digests.get_mut(to_usize(u64::from(index))) {
             *digest = hasher.finalize().into();
         }
@@ -30,46 +33,46 @@ pub(super) fn digests(manifest: &Manifest) -> Result<Vec<Digest>> {
     Ok(digests)
 }
 
-fn add(hasher: &mut blake3::Hasher, manifest: &Manifest, entry: &Entry<'_>, digests: &[Digest]) -> Result<()> {
-    let sized = |hasher: &mut blake3::Hasher, bytes: &[u8]| {
-        hasher.update(&low_u32(to_u64(bytes.len())).to_le_bytes());
-        hasher.update(bytes);
+fn add(out: &mut Vec<u8>, manifest: &Manifest, entry: &Entry<'_>, digests: &[Digest]) -> Result<()> {
+    let sized = |out: &mut Vec<u8>, bytes: &[u8]| {
+        out.extend_from_slice(&low_u32(to_u64(bytes.len())).to_le_bytes());
+        out.extend_from_slice(bytes);
     };
-    sized(hasher, entry.name);
-    hasher.update(&[type_number(entry.file_type)]);
+    sized(out, entry.name);
+    out.push(type_number(entry.file_type));
     for number in [entry.permissions, entry.uid, entry.gid] {
-        hasher.update(&number.to_le_bytes());
+        out.extend_from_slice(&number.to_le_bytes());
     }
-    hasher.update(&entry.mtime.seconds.to_le_bytes());
-    hasher.update(&entry.mtime.nanoseconds.to_le_bytes());
-    hasher.update(&entry.size.to_le_bytes());
-    hasher.update(&[u8::from(entry.leader.is_some())]);
+    out.extend_from_slice(&entry.mtime.seconds.to_le_bytes());
+    out.extend_from_slice(&entry.mtime.nanoseconds.to_le_bytes());
+    out.extend_from_slice(&entry.size.to_le_bytes());
+    out.push(u8::from(entry.leader.is_some()));
     match entry.content {
-        Content::None => drop(hasher.update(&[0])),
+        Content::None => out.push(0),
         Content::Inline(bytes) => {
-            hasher.update(&[1]);
-            sized(hasher, bytes);
+            out.push(1);
+            sized(out, bytes);
         }
         Content::Blob(blob) => {
-            hasher.update(&[2]);
-            hasher.update(manifest.blob(blob)?.0.as_bytes());
+            out.push(2);
+            out.extend_from_slice(manifest.blob(blob)?.0.as_bytes());
         }
         Content::Target(target) => {
-            hasher.update(&[3]);
-            sized(hasher, target);
+            out.push(3);
+            sized(out, target);
         }
         Content::Directory(directory) => {
-            hasher.update(&[4]);
+            out.push(4);
             let digest = digests.get(to_usize(u64::from(directory)));
-            hasher.update(digest.map_or(&[0; 32], Digest::as_bytes).as_slice());
+            out.extend_from_slice(digest.map_or(&[0; 32], Digest::as_bytes).as_slice());
         }
         Content::Device(device) => {
-            hasher.update(&[5]);
-            hasher.update(&device.major.to_le_bytes());
-            hasher.update(&device.minor.to_le_bytes());
+            out.push(5);
+            out.extend_from_slice(&device.major.to_le_bytes());
+            out.extend_from_slice(&device.minor.to_le_bytes());
         }
     }
-    sized(hasher, entry.xattrs.map(|set| manifest.list(false, set)).transpose()?.map_or(&[], |record| record.bytes));
-    sized(hasher, entry.sparse.map(|map| manifest.list(true, map)).transpose()?.map_or(&[], |record| record.bytes));
+    sized(out, entry.xattrs.map(|set| manifest.list(false, set)).transpose()?.map_or(&[], |record| record.bytes));
+    sized(out, entry.sparse.map(|map| manifest.list(true, map)).transpose()?.map_or(&[], |record| record.bytes));
     Ok(())
 }

@@ -150,17 +150,12 @@ impl Index {
 
     /// Where a blob lies.
     pub(crate) fn find(&self, digest: &Digest) -> Option<Place> {
-        let (mut start, mut end) = (0, self.len());
-        while start < end {
-            let middle = start.midpoint(end);
-            let at = INDEX_HEADER.saturating_add(middle.saturating_mul(INDEX_RECORD));
-            match self.bytes.get(at..)?.get(..32)?.cmp(digest.as_bytes()) {
-                std::cmp::Ordering::Less => start = middle.saturating_add(1),
-                std::cmp::Ordering::Greater => end = middle,
-                std::cmp::Ordering::Equal => return self.get(middle).map(|(_, place)| place),
-            }
-        }
-        None
+        let at = |index: usize| {
+            let start = INDEX_HEADER.saturating_add(index.saturating_mul(INDEX_RECORD));
+            self.bytes.get(start..)?.first_chunk::<32>()
+        };
+        let found = super::super::digest::position(self.len(), digest, at)?;
+        self.get(found).map(|(_, place)| place)
     }
 
     /// All blobs, by digest.
