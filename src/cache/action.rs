@@ -4,7 +4,8 @@
 //! the images. Paths, threads, times and machines are no part of it. Trees that a result names live as long as it does.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{File, Metadata};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use rustix::fs::FlockOperation;
@@ -74,7 +75,7 @@ impl Action {
 /// Holds the right to compute a result: others that want the same wait.
 #[derive(Debug)]
 pub struct Flight {
-    _file: Option<File>,
+    held: Option<(File, PathBuf)>,
 }
 
 impl Store {
@@ -185,11 +186,25 @@ impl Store {
     /// Waits until nobody else computes the result of this key, and has others wait.
     pub fn flight(&self, key: &ActionKey) -> Flight {
         let path = self.action_path(&key.digest()).with_extension("lock");
-        let file =
-            File::options().create(true).truncate(false).write(true).open(path).ok().filter(|_| self.is_writable());
-        if let Some(file) = &file {
-            let _ = rustix::io::retry_on_intr(|| rustix::fs::flock(file, FlockOperation::LockExclusive));
+        while self.is_writable() {
+            let opened = File::options().create(true).truncate(false).write(true).open(&path);
+            let Ok(file) = opened else { break };
+            let _ = rustix::io::retry_on_intr(|| rustix::fs::flock(&file, FlockOperation::LockExclusive));
+            // Who had it has taken it away: others may wait for another file of that name by now.
+            let is_this =
+                |named: Metadata| file.metadata().is_ok_and(|own| (own.dev(), own.ino()) == (named.dev(), named.ino()));
+            if std::fs::symlink_metadata(&path).is_ok_and(is_this) {
+                return Flight { held: Some((file, path)) };
+            }
         }
-        Flight { _file: file }
+        Flight { held: None }
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        if let Some((_file, path)) = &self.held {
+            let _ = std::fs::remove_file(path);
+        }
     }
 }

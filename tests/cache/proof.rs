@@ -72,11 +72,14 @@ fn what_was_looked_at_is_not_looked_at_again_until_it_changes() {
     assert_eq!(proofs(&store, &tree).len(), blobs + 1, "not looked at again");
     // Lost, torn or overwritten, it costs a look and nothing else.
     let file = store.path().join("proven").join(tree.hex());
-    for script in
-        ["rm F", "truncate -s -5 F", "head -c 1000 /dev/urandom > F", "rm -r P", "head -c 100000 /dev/zero > F"]
-    {
-        let script = script.replace('F', file.to_str().unwrap());
-        shell(dir.path(), &script.replace('P', store.path().join("proven").to_str().unwrap()));
+    for script in [
+        "rm @",
+        "truncate -s -5 @",
+        "head -c 1000 /dev/urandom > @",
+        "rm @ && rmdir $(dirname @)",
+        "head -c 100000 /dev/zero > @",
+    ] {
+        shell(dir.path(), &script.replace('@', file.to_str().unwrap()));
         restore(&again(&store)).unwrap();
         restore(&again(&store)).unwrap();
         assert!(proofs(&store, &tree).len() >= blobs, "{script}");

@@ -63,7 +63,7 @@ fn kept(store: &Store) -> Vec<String> {
 }
 
 fn facts(path: &Path) -> String {
-    let more = "find . \\( -type b -o -type c -o -type p \\) | sort | xargs stat -c '%n %t:%T %a'; getfattr -Rhd -m - --absolute-names . 2>/dev/null";
+    let more = "find . \\( -type b -o -type c -o -type p \\) | sort | xargs stat -c '%n %t:%T %a'; find . -print0 | sort -z | xargs -0 getfattr -hd -m - --absolute-names 2>/dev/null";
     let more = String::from_utf8_lossy(&shell(path, more).stdout).into_owned();
     format!("{}{more}", witness(path, true))
 }
