@@ -6,14 +6,19 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::refs::Class;
 use super::store::{Store, Turn, list_sharded};
 use super::{Digest, now, record};
 use crate::error::{Error, Result};
+
+/// Between two looks at a lock whose holder is not waited for without end.
+const STEP: Duration = Duration::from_millis(10);
 
 /// What decides a result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -184,12 +189,29 @@ impl Store {
 
     /// Waits until nobody else computes the result of this key, and has others wait.
     pub fn flight(&self, key: &ActionKey) -> Flight {
-        let path = self.action_path(&key.digest()).with_extension("lock");
-        let file =
-            File::options().create(true).truncate(false).write(true).open(path).ok().filter(|_| self.is_writable());
+        let file = self.lock_of(key);
         if let Some(file) = &file {
             let _ = rustix::io::retry_on_intr(|| rustix::fs::flock(file, FlockOperation::LockExclusive));
         }
         Flight { _file: file }
+    }
+
+    /// The same, but waits no longer than `patience`: then both compute it.
+    pub(super) fn flight_within(&self, key: &ActionKey, patience: Duration) -> Flight {
+        let (file, begun) = (self.lock_of(key), Instant::now());
+        if let Some(file) = &file {
+            let take = || rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive);
+            while take().is_err_and(|errno| matches!(errno, Errno::WOULDBLOCK | Errno::INTR))
+                && begun.elapsed() < patience
+            {
+                std::thread::sleep(STEP);
+            }
+        }
+        Flight { _file: file }
+    }
+
+    fn lock_of(&self, key: &ActionKey) -> Option<File> {
+        let path = self.action_path(&key.digest()).with_extension("lock");
+        File::options().create(true).truncate(false).write(true).open(path).ok().filter(|_| self.is_writable())
     }
 }

@@ -54,6 +54,13 @@ impl ImageId {
         self.digest
     }
 
+    /// Bytes that the image's files take on the host.
+    #[must_use]
+    pub fn allocated_bytes(&self) -> u64 {
+        let blocks = |path: &PathBuf| std::fs::metadata(path).map_or(0, |stat| stat.blocks());
+        self.files.iter().map(|(path, _)| blocks(path).saturating_mul(512)).fold(0, u64::saturating_add)
+    }
+
     pub(super) fn stamps(&self) -> impl Iterator<Item = Stamp> {
         self.files.iter().map(|(_, stamp)| *stamp)
     }
