@@ -125,8 +125,11 @@ fn the_second_image_on_a_backing_file_costs_what_is_its_own() {
 #[test]
 fn what_lies_in_the_backing_file_is_not_read_again() {
     let Some(yard) = Yard::new() else { return };
-    // Two files of one length whose places are known.
-    shell(yard.0.path(), "rm *.qcow2; head -c 50000 /dev/urandom > t/x; head -c 50000 /dev/urandom > t/y");
+    // Several files of one length whose places are known.
+    shell(
+        yard.0.path(),
+        "rm *.qcow2; mkdir t/e; for n in 1 2 3 4 5 6 7 8; do head -c 150000 /dev/urandom > t/e/$n; done",
+    );
     shell(yard.0.path(), IMAGES.split_once("cd ..").unwrap().1);
     yard.settle();
     yard.right("1.qcow2");

@@ -155,7 +155,8 @@ impl Convert {
             ("arguments", format!("{} {name:?} {:?} {how:?}", format.name(), self.new)),
         ];
         let key = ActionKey::new("convert", 2, parts);
-        store.memo_file(key, vec![image], &self.input.display().to_string(), output)
+        let memo = store.memo_file(key, vec![image], &self.input.display().to_string(), output);
+        memo.map_err(|error| error.in_image(self.input.display()))
     }
 
     fn convert(&self, output: &Path) -> Result<Converted> {
