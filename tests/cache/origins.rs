@@ -19,20 +19,25 @@ const IMAGES: &str = r#"mkdir -p t/d; cd t; n=0
     for n in 1 2 3 4; do
         head -c $((n * 100000)) /dev/urandom > own; cp base.raw whole.raw
         debugfs -w -R "write own own" whole.raw 2>/dev/null >&2
-        qemu-img convert -O qcow2 -B base.raw -F raw whole.raw $n.qcow2
+        "$GUESTCTL" convert -q --no-cache -O qcow2 -B base.raw -F raw whole.raw $n.qcow2
     done; rm whole.raw"#;
 
 struct Yard(tempfile::TempDir);
 
 impl Yard {
     fn new() -> Option<Self> {
-        if !["mke2fs", "debugfs", "qemu-img"].into_iter().all(have) {
+        if !["mke2fs", "debugfs"].into_iter().all(have) {
             return None;
         }
         let yard = Self(tempfile::tempdir().unwrap());
-        shell(yard.0.path(), IMAGES);
+        yard.images(IMAGES);
         yard.settle();
         Some(yard)
+    }
+
+    /// Runs a script that makes images; of an overlay only what differs is stored.
+    fn images(&self, script: &str) {
+        shell(self.0.path(), &format!("GUESTCTL={}; {script}", env!("CARGO_BIN_EXE_guestctl")));
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -130,7 +135,7 @@ fn what_lies_in_the_backing_file_is_not_read_again() {
         yard.0.path(),
         "rm *.qcow2; mkdir t/e; for n in 1 2 3 4 5 6 7 8; do head -c 150000 /dev/urandom > t/e/$n; done",
     );
-    shell(yard.0.path(), IMAGES.split_once("cd ..").unwrap().1);
+    yard.images(IMAGES.split_once("cd ..").unwrap().1);
     yard.settle();
     yard.right("1.qcow2");
     let tables = yard.tables();
