@@ -34,8 +34,8 @@ const LONGEST: usize = 64 << 20;
 /// Results that a miss is compared with to name its cause.
 const COMPARED: usize = 200;
 
-/// How long a process waits for another that computes the same. That one may itself wait, for whoever reads its output, and
-/// who reads it may wait for this one.
+/// How long a process waits for another that computes what both print. That one may itself wait, for whoever reads its
+/// output, and who reads it may wait for this one.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The name of a long result in its tree.
@@ -188,8 +188,12 @@ impl<W: Write> Write for Tee<'_, W> {
 
 impl Store {
     /// The result under a key, or a place for it. `images` are what the key's images were when it was made; `subject` names
-    /// them for people. Waits while another process computes the same.
+    /// them for people. Waits for another process that computes the same, for ten seconds at most.
     pub fn memo(self: &Arc<Self>, key: ActionKey, images: Vec<ImageId>, subject: &str) -> Memo {
+        self.ask(key, images, subject, Some(PATIENCE))
+    }
+
+    fn ask(self: &Arc<Self>, key: ActionKey, images: Vec<ImageId>, subject: &str, patience: Option<Duration>) -> Memo {
         let started = Instant::now();
         if let Some(known) = self.known(&key, subject, started) {
             return Memo::Known(known);
@@ -198,7 +202,10 @@ impl Store {
             not_kept(&Error::io("write to", self.path().display(), std::io::ErrorKind::ReadOnlyFilesystem));
             return Memo::New(Recording::nowhere());
         }
-        let flight = self.flight_within(&key, PATIENCE);
+        let flight = match patience {
+            Some(patience) => self.flight_within(&key, patience),
+            None => self.flight(&key),
+        };
         // Who held it may have computed it.
         if let Some(known) = self.known(&key, subject, started) {
             return Memo::Known(known);
@@ -219,7 +226,8 @@ impl Store {
         subject: &str,
         target: &Path,
     ) -> Result<Memo> {
-        let known = match self.memo(key.clone(), images.clone(), subject) {
+        // A file is made before anything is printed: its maker waits for nobody.
+        let known = match self.ask(key.clone(), images.clone(), subject, None) {
             Memo::Known(known) => known,
             new @ Memo::New(_) => return Ok(new),
         };
@@ -239,7 +247,7 @@ impl Store {
         log::warn!("{error}: made anew");
         // A full disk is no fault of the file's.
         let is_kept = error.as_corrupt().is_none() || !self.is_writable() || self.forget_result(&key).is_err();
-        Ok(if is_kept { Memo::New(Recording::nowhere()) } else { self.memo(key, images, subject) })
+        Ok(if is_kept { Memo::New(Recording::nowhere()) } else { self.ask(key, images, subject, None) })
     }
 
     fn known(&self, key: &ActionKey, subject: &str, asked: Instant) -> Option<Known> {

@@ -154,7 +154,7 @@ impl Convert {
             ("program", env!("CARGO_PKG_VERSION").to_owned()),
             ("arguments", format!("{} {name:?} {:?} {how:?}", format.name(), self.new)),
         ];
-        let key = ActionKey::new("convert", 2, parts);
+        let key = ActionKey::new("convert", 1, parts);
         let memo = store.memo_file(key, vec![image], &self.input.display().to_string(), output);
         memo.map_err(|error| error.in_image(self.input.display()))
     }
