@@ -20,8 +20,14 @@ mod epoch;
 mod full;
 #[path = "cache/guest.rs"]
 mod guest;
+#[path = "cache/memo.rs"]
+mod memo;
+#[path = "cache/memo_convert.rs"]
+mod memo_convert;
 #[path = "cache/million.rs"]
 mod million;
+#[path = "cache/origins.rs"]
+mod origins;
 #[path = "cache/pass_through.rs"]
 mod pass_through;
 #[path = "cache/proof.rs"]

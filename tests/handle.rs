@@ -506,3 +506,55 @@ fn eight_threads_read_what_one_reads() {
     fresh.umount_all().unwrap();
     assert_eq!(table.mounts().len(), 2, "a call under way keeps the mounts it began with");
 }
+
+#[test]
+fn a_cache_changes_nothing_of_what_is_found_and_read() {
+    use guestctl::cache::{EventKind, InitOptions, Store};
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("cache");
+    let store = || Arc::new(Store::open(&path).unwrap());
+    Store::init(&path, &InitOptions::default()).unwrap();
+    let say = |cache: Option<Arc<Store>>| {
+        let g = launched(&[&demo()]);
+        g.set_cache(cache);
+        let roots = g.inspect_os().unwrap();
+        let root = &roots[0];
+        let systems = [
+            g.inspect_get_type(root).unwrap(),
+            g.inspect_get_distro(root).unwrap(),
+            g.inspect_get_arch(root).unwrap(),
+            g.inspect_get_product_name(root).unwrap(),
+            g.inspect_get_hostname(root).unwrap(),
+            g.inspect_get_package_format(root).unwrap(),
+            g.inspect_get_package_management(root).unwrap(),
+            g.inspect_get_osinfo(root).unwrap(),
+        ];
+        let versions = (g.inspect_get_major_version(root).unwrap(), g.inspect_get_minor_version(root).unwrap());
+        let mountpoints = (g.inspect_get_mountpoints(root).unwrap(), g.inspect_get_filesystems(root).unwrap());
+        let packages = format!("{:?}", g.inspect_packages(root).unwrap());
+        assert_eq!(g.inspect_get_roots().unwrap(), roots);
+        g.mount_inspected(root).unwrap();
+        let mounts = g.mounts().unwrap();
+        let read = (g.cat("/etc/hostname").unwrap(), g.ls("/boot/efi").unwrap(), g.find("/etc").unwrap());
+        let found = serde_json::to_string(&*g.inspection(true).unwrap()).unwrap();
+        g.umount_all().unwrap();
+        format!("{roots:?} {systems:?} {versions:?} {mountpoints:?} {packages} {mounts:?} {read:?} {found}")
+    };
+    let none = say(None);
+    let count = |kind| store().events(0).unwrap().iter().filter(|event| event.event == kind).count();
+    assert_eq!(say(Some(store())), none, "empty");
+    let misses = count(EventKind::Miss);
+    assert!(misses > 0);
+    let hits = count(EventKind::Hit);
+    assert_eq!(say(Some(store())), none, "filled");
+    assert_eq!(count(EventKind::Miss), misses);
+    assert!(count(EventKind::Hit) > hits);
+    // Taken away again, and one that is damaged.
+    let g = launched(&[&demo()]);
+    g.set_cache(Some(store()));
+    g.set_cache(None);
+    g.inspect_os().unwrap();
+    assert_eq!(count(EventKind::Miss), misses);
+    std::fs::remove_dir_all(path.join("actions")).unwrap();
+    assert_eq!(say(Some(store())), none, "broken");
+}

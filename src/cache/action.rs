@@ -7,14 +7,19 @@ use std::collections::BTreeMap;
 use std::fs::{File, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::refs::Class;
 use super::store::{Store, Turn, list_sharded};
 use super::{Digest, now, record};
 use crate::error::{Error, Result};
+
+/// Between two looks at a lock whose holder is not waited for without end.
+const STEP: Duration = Duration::from_millis(10);
 
 /// What decides a result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -185,11 +190,22 @@ impl Store {
 
     /// Waits until nobody else computes the result of this key, and has others wait.
     pub fn flight(&self, key: &ActionKey) -> Flight {
+        self.fly(key, None)
+    }
+
+    /// The same, but waits no longer than `patience`: then both compute it.
+    pub(super) fn flight_within(&self, key: &ActionKey, patience: Duration) -> Flight {
+        self.fly(key, Some(Instant::now() + patience))
+    }
+
+    fn fly(&self, key: &ActionKey, until: Option<Instant>) -> Flight {
         let path = self.action_path(&key.digest()).with_extension("lock");
         while self.is_writable() {
             let opened = File::options().create(true).truncate(false).write(true).open(&path);
             let Ok(file) = opened else { break };
-            let _ = rustix::io::retry_on_intr(|| rustix::fs::flock(&file, FlockOperation::LockExclusive));
+            if !lock(&file, until) {
+                break;
+            }
             // Who had it has taken it away: others may wait for another file of that name by now.
             let is_this =
                 |named: Metadata| file.metadata().is_ok_and(|own| (own.dev(), own.ino()) == (named.dev(), named.ino()));
@@ -198,6 +214,21 @@ impl Store {
             }
         }
         Flight { held: None }
+    }
+}
+
+/// Locks the file; false when somebody else has it until then. A filesystem without locks has nobody who waits.
+fn lock(file: &File, until: Option<Instant>) -> bool {
+    let Some(until) = until else {
+        let _ = rustix::io::retry_on_intr(|| rustix::fs::flock(file, FlockOperation::LockExclusive));
+        return true;
+    };
+    loop {
+        match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK | Errno::INTR) if Instant::now() < until => std::thread::sleep(STEP),
+            Err(Errno::WOULDBLOCK | Errno::INTR) => return false,
+            _ => return true,
+        }
     }
 }
 

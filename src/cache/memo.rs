@@ -11,7 +11,7 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::action::{Action, ActionKey, Flight};
 use super::import::{Described, Durability, ImportOptions, Prepared, Source};
@@ -34,6 +34,10 @@ const LONGEST: usize = 64 << 20;
 /// Results that a miss is compared with to name its cause.
 const COMPARED: usize = 200;
 
+/// How long a process waits for another that computes what both print. That one may itself wait, for whoever reads its
+/// output, and who reads it may wait for this one.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// The name of a long result in its tree.
 const NAME: &[u8] = b"result";
 
@@ -51,7 +55,7 @@ pub enum Memo {
 pub struct Known {
     /// The result; where it is a file, what was said of it.
     pub bytes: Vec<u8>,
-    /// The file that was made, for [`Store::give_file`].
+    /// The file that was made, which [`Store::memo_file`] makes again.
     pub file: Option<Digest>,
     /// How long it took then.
     pub duration_ns: u64,
@@ -184,8 +188,12 @@ impl<W: Write> Write for Tee<'_, W> {
 
 impl Store {
     /// The result under a key, or a place for it. `images` are what the key's images were when it was made; `subject` names
-    /// them for people. Waits while another process computes the same.
+    /// them for people. Waits for another process that computes the same, for ten seconds at most.
     pub fn memo(self: &Arc<Self>, key: ActionKey, images: Vec<ImageId>, subject: &str) -> Memo {
+        self.ask(key, images, subject, Some(PATIENCE))
+    }
+
+    fn ask(self: &Arc<Self>, key: ActionKey, images: Vec<ImageId>, subject: &str, patience: Option<Duration>) -> Memo {
         let started = Instant::now();
         if let Some(known) = self.known(&key, subject, started) {
             return Memo::Known(known);
@@ -194,7 +202,10 @@ impl Store {
             not_kept(&Error::io("write to", self.path().display(), std::io::ErrorKind::ReadOnlyFilesystem));
             return Memo::New(Recording::nowhere());
         }
-        let flight = self.flight(&key);
+        let flight = match patience {
+            Some(patience) => self.flight_within(&key, patience),
+            None => self.flight(&key),
+        };
         // Who held it may have computed it.
         if let Some(known) = self.known(&key, subject, started) {
             return Memo::Known(known);
@@ -204,6 +215,39 @@ impl Store {
         event.cause = self.explain_among(&key, COMPARED).map(|cause| cause.cause.to_owned()).unwrap_or_default();
         let (bytes, started, miss) = (Vec::new(), Instant::now(), Some(event));
         Memo::New(Recording { place: Some((self.clone(), key)), images, bytes, started, miss, _flight: Some(flight) })
+    }
+
+    /// The same for a result that is a file. One that is known is made at `target`: complete under its name, in place of what
+    /// has it, or not at all, and then the error is the target's. Where the store has no sound file it is new.
+    pub fn memo_file(
+        self: &Arc<Self>,
+        key: ActionKey,
+        images: Vec<ImageId>,
+        subject: &str,
+        target: &Path,
+    ) -> Result<Memo> {
+        // A file is made before anything is printed: its maker waits for nobody.
+        let known = match self.ask(key.clone(), images.clone(), subject, None) {
+            Memo::Known(known) => known,
+            new @ Memo::New(_) => return Ok(new),
+        };
+        let error = match known.file {
+            Some(file) => {
+                let staged = Staged::create(target)?;
+                match self.fill(&file, &staged) {
+                    Ok(()) => {
+                        staged.publish()?;
+                        return Ok(Memo::Known(known));
+                    }
+                    Err(error) => error,
+                }
+            }
+            None => Error::corrupt("cache", "result", 0, "no file", "a file"),
+        };
+        log::warn!("{error}: made anew");
+        // A full disk is no fault of the file's.
+        let is_kept = error.as_corrupt().is_none() || !self.is_writable() || self.forget_result(&key).is_err();
+        Ok(if is_kept { Memo::New(Recording::nowhere()) } else { self.ask(key, images, subject, None) })
     }
 
     fn known(&self, key: &ActionKey, subject: &str, asked: Instant) -> Option<Known> {
@@ -235,6 +279,7 @@ impl Store {
         let bytes = self.read_blob(&digest, len)?;
         // It goes straight to whoever asked, so it is looked at in any case.
         if Digest::of(&bytes) != digest {
+            self.put_aside(&digest);
             return Err(self.damaged(&digest));
         }
         Ok(bytes)
@@ -260,15 +305,24 @@ impl Store {
         Ok(import.finish(None)?.tree)
     }
 
-    /// Makes the file of a [`Known`] result: complete under its name, in place of what has it, or not there at all.
-    pub fn give_file(&self, file: &Digest, target: &Path) -> Result<()> {
+    fn fill(&self, file: &Digest, staged: &Staged) -> Result<()> {
         let (manifest, _lease) = self.use_tree(file)?;
         let entry = manifest.lookup(NAME)?;
         let entry =
             entry.ok_or_else(|| Error::corrupt("cache", "result", 0, "another tree", "a tree with a result"))?;
-        let staged = Staged::create(target)?;
         Contents::new(self, &manifest, Strategy::Auto).fill(&entry, &staged.file, NAME, false, &mut Scratch::new())?;
-        staged.publish()
+        Ok(())
+    }
+
+    /// Forgets one result.
+    fn forget_result(&self, key: &ActionKey) -> Result<()> {
+        let path = self.action_path(&key.digest());
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::io("remove", path.display(), error))
+            }
+            _ => Ok(()),
+        }
     }
 }
 

@@ -385,6 +385,14 @@ impl Store {
         }
     }
 
+    /// Puts a blob aside whose bytes turned out to be others than its digest says, wherever it lies.
+    pub(super) fn put_aside(&self, digest: &Digest) {
+        if let Some((pack, _)) = self.catalog().find(digest) {
+            self.mark_packed(digest, &pack.id);
+        }
+        [false, true].into_iter().for_each(|compressed| self.quarantine_object(digest, compressed));
+    }
+
     /// Marks a blob of a pack as damaged.
     pub(super) fn mark_packed(&self, digest: &Digest, pack: &Digest) {
         let mark = self.path().join("quarantine").join(format!("packed-{digest}-{pack}"));

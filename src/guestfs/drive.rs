@@ -70,6 +70,10 @@ pub(super) fn name(mut index: usize) -> String {
 }
 
 impl Drive {
+    pub(super) fn is_out_of_process(&self) -> bool {
+        self.options.out_of_process
+    }
+
     pub(super) fn new(name: String, path: &Path, options: DriveOptions) -> Result<Self> {
         let part_of = path.to_str().and_then(|path| path.rsplit_once('#')).map(|(file, _)| Path::new(file));
         if !block::nbd::Uri::is_uri(path)

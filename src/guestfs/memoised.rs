@@ -82,6 +82,10 @@ impl Guestfs {
         let mut images: Vec<ImageId> = Vec::new();
         let mut formats = Vec::new();
         for drive in &launched.drives {
+            // What is opened in a process of its own is not opened here to learn what it is.
+            if drive.is_out_of_process() {
+                return Ok(Memo::New(Recording::nowhere()));
+            }
             let options = drive.open_options();
             let id = store.image_id(drive.path(), &options, Effort::Little);
             // It is open, so this is about its files: one that went away, or cannot be read twice.

@@ -67,7 +67,7 @@ impl Checksum {
                 Ok(problems)
             });
             drop(progress);
-            Ok(done?.map_err(to_output)?)
+            done?.map_err(to_output)
         })?;
         exit::partial(&problems)
     }

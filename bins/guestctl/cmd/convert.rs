@@ -1,14 +1,13 @@
 //! `guestctl convert`: the guide's words and qemu-img's letters.
 
 use std::io::Write;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
 use guestctl::block::nbd::Uri;
 use guestctl::block::{self, BlockDevice, FormatSpecific, ImageFormat, ImageInfo, OpenOptions};
-use guestctl::cache::{ActionKey, Effort, Known, Memo, Recording, Store};
+use guestctl::cache::{ActionKey, Effort, Memo, Recording};
 use guestctl::ops::{self, ConvertOptions, Converted, WithoutFree};
 use guestctl::{Error, Result};
 
@@ -114,15 +113,8 @@ impl Convert {
     /// Converts, or makes the output from the cache; what was done, as JSON.
     fn through_cache(&self, output: &Path, context: &Context) -> Result<String> {
         let recording = match self.memo(output, context)? {
-            Some((store, Memo::Known(Known { bytes, file: Some(file), .. }))) => match store.give_file(&file, output) {
-                Ok(()) => return Ok(String::from_utf8_lossy(&bytes).into_owned()),
-                Err(error) => {
-                    context.do_without(&error);
-                    Recording::nowhere()
-                }
-            },
-            Some((_, Memo::New(recording))) => recording,
-            _ => Recording::nowhere(),
+            Memo::Known(known) => return Ok(String::from_utf8_lossy(&known.bytes).into_owned()),
+            Memo::New(recording) => recording,
         };
         let mut report = Vec::new();
         let failed = |error| Error::io("write", "the report", error);
@@ -135,31 +127,36 @@ impl Convert {
         Ok(report)
     }
 
-    /// What is known of this conversion; `None` when it has no place in a cache: the output is no new file, hangs together
-    /// with another, or would take too much of the cache's room.
-    fn memo(&self, output: &Path, context: &Context) -> Result<Option<(Arc<Store>, Memo)>> {
+    /// The conversion from the cache, which makes the output, or a place for it. It has none when the output is no new file
+    /// or hangs together with another, when it would take too much of the cache's room, and when the user asks for more than
+    /// the output: that it is read back, that bytes are copied, that the image is opened elsewhere.
+    fn memo(&self, output: &Path, context: &Context) -> Result<Memo> {
+        let nowhere = || Ok(Memo::New(Recording::nowhere()));
         let is_new_file = !output.exists() || output.is_file();
-        if self.no_create || self.backing.is_some() || !is_new_file {
-            return Ok(None);
+        let is_more = self.verify || self.no_clone || self.isolation.isolate;
+        if self.no_create || self.backing.is_some() || !is_new_file || is_more {
+            return nowhere();
         }
-        let Some(store) = context.store().map(Arc::new) else { return Ok(None) };
+        let Some(store) = context.store().map(Arc::new) else { return nowhere() };
         let options = OpenOptions { snapshot: self.snapshot.clone(), ..self.open.options()? };
-        let Some(image) = store.image_id(&self.input, &options, Effort::Whole)? else { return Ok(None) };
-        let bytes = std::fs::metadata(&self.input).map_or(0, |input| input.blocks().saturating_mul(512));
-        if !store.version().reflink && bytes > store.free_bytes()? / ROOM {
-            return Ok(None);
+        // What is wrong with the image the conversion says.
+        let Ok(Some(image)) = store.image_id(&self.input, &options, Effort::Whole) else { return nowhere() };
+        if !store.version().reflink && image.allocated_bytes() > store.free_bytes().unwrap_or(0) / ROOM {
+            return nowhere();
         }
         let format = self.format.or_else(|| by_extension(output)).unwrap_or(ImageFormat::Raw);
         let how = (self.compress, self.compression, self.compression_level, self.skip_free, self.sparse);
+        // A VMDK's descriptor names its extent, which is the file itself.
+        let name = output.file_name().filter(|_| format == ImageFormat::Vmdk);
         let parts = [
             ("image", image.digest().hex()),
             ("format", self.open.format.map_or("probed", ImageFormat::name).to_owned()),
             ("program", env!("CARGO_PKG_VERSION").to_owned()),
-            ("arguments", format!("{} {:?} {how:?}", format.name(), self.new)),
+            ("arguments", format!("{} {name:?} {:?} {how:?}", format.name(), self.new)),
         ];
         let key = ActionKey::new("convert", 1, parts);
-        let memo = store.memo(key, vec![image], &self.input.display().to_string());
-        Ok(Some((store, memo)))
+        let memo = store.memo_file(key, vec![image], &self.input.display().to_string(), output);
+        memo.map_err(|error| error.in_image(self.input.display()))
     }
 
     fn convert(&self, output: &Path) -> Result<Converted> {

@@ -99,7 +99,7 @@ impl Restore<'_> {
             let metadata = found.metadata().map_err(failed)?;
             match wanted {
                 Some(entry) if self.is_as_it_should(&entry, &metadata, &found.path()) => {
-                    add(&self.contents.counts.unchanged, 1)
+                    add(&self.contents.counts.unchanged, 1);
                 }
                 wanted => {
                     self.tree.remove(&path)?;

@@ -94,7 +94,7 @@ pub struct Batch {
 
 impl Batch {
     pub fn run(self, context: &Context) -> Outcome {
-        let plan = self.plan()?;
+        let plan = self.plan(context)?;
         let options = self.options(&plan, context);
         let progress = Counted::new(plan.items().len() as u64, self.quiet);
         let mut out = print::stdout()?;
@@ -113,7 +113,7 @@ impl Batch {
         }
     }
 
-    fn plan(&self) -> Result<Plan> {
+    fn plan(&self, context: &Context) -> Result<Plan> {
         let mut images = Vec::new();
         for argument in &self.images {
             images.extend(batch::expand_images(argument)?);
@@ -130,7 +130,8 @@ impl Batch {
             let lines = lines.into_iter().map(known_command).collect::<Result<Vec<_>>>()?;
             return Plan::new(images, &lines, self.output.clone());
         };
-        op.plan(images, self.output.as_deref(), self.format, &self.arguments)
+        let has_cache = op == Operation::Extract && context.store().is_some();
+        op.plan(images, self.output.as_deref(), self.format, &self.arguments, has_cache)
     }
 
     fn options(&self, plan: &Plan, context: &Context) -> RunOptions {

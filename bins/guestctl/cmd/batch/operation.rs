@@ -15,7 +15,7 @@ pub enum Operation {
     Inspect,
     /// Digest the files, or what is named behind --.
     Checksum,
-    /// Copy the tree out into OUTPUT/NAME.
+    /// Copy the tree out into OUTPUT/NAME. With a cache, and nothing behind --, it comes from there and is added if need be.
     Extract,
     /// Copy the tree out into OUTPUT/NAME.tar.
     Tar,
@@ -24,13 +24,14 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// The plan: the operation's line, `more` at its end.
+    /// The plan: the operation's line, `more` at its end. `has_cache`: whether a cache is in use.
     pub fn plan(
         self,
         images: Vec<PathBuf>,
         output: Option<&Path>,
         format: Option<ImageFormat>,
         more: &[OsString],
+        has_cache: bool,
     ) -> Result<Plan> {
         if format.is_some() && self != Self::Convert {
             return Err(Error::invalid("-O is for --op convert"));
@@ -39,6 +40,10 @@ impl Operation {
         let (words, product): (Vec<&str>, Option<String>) = match self {
             Self::Inspect => (vec!["inspect", "--json", "{image}"], None),
             Self::Checksum => (vec!["checksum", "--quiet", "--json", "{image}"], None),
+            // Further arguments are copy-out's.
+            Self::Extract if has_cache && more.is_empty() => {
+                (vec!["cache", "restore", "--quiet", "--json", "{image}", "{out}/{name}"], Some("{name}".to_owned()))
+            }
             Self::Extract => {
                 (vec!["copy-out", "--quiet", "--json", "{image}", "/", "{out}/{name}"], Some("{name}".to_owned()))
             }

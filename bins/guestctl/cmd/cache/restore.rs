@@ -22,7 +22,8 @@ use crate::{jobs, print};
 /// directory is made straight from the image.
 #[derive(Debug, Args)]
 pub struct Restore {
-    /// The tree: its name, its id, the beginning of its id, or an image, which is added if need be.
+    /// The tree: its name, its id, the beginning of its id, or an image, which is added if need be. A file is an image, also
+    /// where a tree has its name; trees/NAME is that tree.
     #[arg(value_name = "TREE")]
     tree: String,
     /// The directory to make; with --update the directory to change.
@@ -154,9 +155,8 @@ impl Restore {
 
     /// The tree of this name; of an image, the tree that adding it gives.
     fn found(&self, store: &Store, context: &Context) -> Result<(Digest, Problems)> {
-        let resolved = store.resolve(&self.tree);
-        if resolved.is_ok() || !Path::new(&self.tree).is_file() {
-            return Ok((resolved?, Problems::default()));
+        if !Path::new(&self.tree).is_file() {
+            return Ok((store.resolve(&self.tree)?, Problems::default()));
         }
         let add = Add::of_image(self.tree.as_ref())?;
         if !store.is_writable() {
