@@ -47,7 +47,7 @@ pub enum Memo {
     /// It was computed before.
     Known(Known),
     /// It has to be computed.
-    New(Recording),
+    New(Box<Recording>),
 }
 
 /// A result that was computed before.
@@ -200,7 +200,7 @@ impl Store {
         }
         if !self.is_writable() {
             not_kept(&Error::io("write to", self.path().display(), std::io::ErrorKind::ReadOnlyFilesystem));
-            return Memo::New(Recording::nowhere());
+            return Memo::New(Box::new(Recording::nowhere()));
         }
         let flight = match patience {
             Some(patience) => self.flight_within(&key, patience),
@@ -214,7 +214,8 @@ impl Store {
         (event.key, event.subject) = (key.digest().hex(), subject.to_owned());
         event.cause = self.explain_among(&key, COMPARED).map(|cause| cause.cause.to_owned()).unwrap_or_default();
         let (bytes, started, miss) = (Vec::new(), Instant::now(), Some(event));
-        Memo::New(Recording { place: Some((self.clone(), key)), images, bytes, started, miss, _flight: Some(flight) })
+        let place = Some((self.clone(), key));
+        Memo::New(Box::new(Recording { place, images, bytes, started, miss, _flight: Some(flight) }))
     }
 
     /// The same for a result that is a file. One that is known is made at `target`: complete under its name, in place of what
@@ -247,7 +248,7 @@ impl Store {
         log::warn!("{error}: made anew");
         // A full disk is no fault of the file's.
         let is_kept = error.as_corrupt().is_none() || !self.is_writable() || self.forget_result(&key).is_err();
-        Ok(if is_kept { Memo::New(Recording::nowhere()) } else { self.ask(key, images, subject, None) })
+        Ok(if is_kept { Memo::New(Box::new(Recording::nowhere())) } else { self.ask(key, images, subject, None) })
     }
 
     fn known(&self, key: &ActionKey, subject: &str, asked: Instant) -> Option<Known> {

@@ -55,7 +55,7 @@ impl Guestfs {
                     Recording::nowhere()
                 }
             },
-            Memo::New(recording) => recording,
+            Memo::New(recording) => *recording,
         };
         let mut found = Vec::new();
         for system in self.operating_systems()?.iter() {
@@ -78,18 +78,18 @@ impl Guestfs {
         parts: impl IntoIterator<Item = (&'a str, String)>,
     ) -> Result<Memo> {
         let launched = self.launched()?;
-        let Some(store) = self.cache() else { return Ok(Memo::New(Recording::nowhere())) };
+        let Some(store) = self.cache() else { return Ok(Memo::New(Box::new(Recording::nowhere()))) };
         let mut images: Vec<ImageId> = Vec::new();
         let mut formats = Vec::new();
         for drive in &launched.drives {
             // What is opened in a process of its own is not opened here to learn what it is.
             if drive.is_out_of_process() {
-                return Ok(Memo::New(Recording::nowhere()));
+                return Ok(Memo::New(Box::new(Recording::nowhere())));
             }
             let options = drive.open_options();
             let id = store.image_id(drive.path(), &options, Effort::Little);
             // It is open, so this is about its files: one that went away, or cannot be read twice.
-            let Ok(Some(id)) = id else { return Ok(Memo::New(Recording::nowhere())) };
+            let Ok(Some(id)) = id else { return Ok(Memo::New(Box::new(Recording::nowhere()))) };
             images.push(id);
             formats.push(options.format.map_or("probed", crate::block::ImageFormat::name));
         }

@@ -114,7 +114,7 @@ impl Convert {
     fn through_cache(&self, output: &Path, context: &Context) -> Result<String> {
         let recording = match self.memo(output, context)? {
             Memo::Known(known) => return Ok(String::from_utf8_lossy(&known.bytes).into_owned()),
-            Memo::New(recording) => recording,
+            Memo::New(recording) => *recording,
         };
         let mut report = Vec::new();
         let failed = |error| Error::io("write", "the report", error);
@@ -131,7 +131,7 @@ impl Convert {
     /// or hangs together with another, when it would take too much of the cache's room, and when the user asks for more than
     /// the output: that it is read back, that bytes are copied, that the image is opened elsewhere.
     fn memo(&self, output: &Path, context: &Context) -> Result<Memo> {
-        let nowhere = || Ok(Memo::New(Recording::nowhere()));
+        let nowhere = || Ok(Memo::New(Box::new(Recording::nowhere())));
         let is_new_file = !output.exists() || output.is_file();
         let is_more = self.verify || self.no_clone || self.isolation.isolate;
         if self.no_create || self.backing.is_some() || !is_new_file || is_more {
