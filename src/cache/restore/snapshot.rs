@@ -150,6 +150,6 @@ fn of_snapshot(error: Error) -> Error {
 }
 
 fn elsewhere() -> Error {
-    Error::unsupported("filesystem", "snapshots: the cache and the target are not on one btrfs")
+    Error::unsupported("filesystem", "a snapshot where the cache and the target are not on one btrfs")
         .with_hint("restore to the btrfs of the cache, or take the strategy auto")
 }
