@@ -309,7 +309,7 @@ mod tests {
 
     #[test]
     fn memory_is_bounded() {
-        let script = "read line < /proc/self/limits; exec dd if=/dev/zero of=/dev/null bs=512M count=1";
+        let script = "read line < /proc/self/limits; exec dd if=/dev/zero of=/dev/null bs=256M count=1";
         assert_eq!(sh(script, None, None).0, Ended::Exited(0));
         let (ended, _, messages) = sh(script, None, Some(128 << 20));
         assert_eq!(ended, Ended::Exited(1), "{}", String::from_utf8_lossy(&messages));

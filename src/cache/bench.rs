@@ -14,7 +14,7 @@ use super::restore::{RestoreOptions, RestoreReport, Strategy};
 use super::store::{InitOptions, Store};
 use super::{Digest, random, set_mtime};
 use crate::error::{Error, ErrorKind, Result};
-use crate::fs::{FileType, Metadata, Timestamp};
+use crate::fs::{FileType, Timestamp};
 use crate::progress::Progress;
 
 /// Bytes of each file: most files of a system are no larger.
@@ -149,9 +149,7 @@ fn files_of(directory: u32, files: u32) -> std::ops::Range<u32> {
 fn tree_of(store: &Store, files: u32, progress: &dyn Progress) -> Result<Digest> {
     let import = store.import(ImportOptions { durability: Durability::None, keep_times: false })?;
     let push = |path: String, file_type, size, prepared| {
-        let described =
-            Described { path: path.into_bytes(), metadata: metadata(file_type, size), xattrs: Vec::new(), link: None };
-        import.push(described, prepared)
+        import.push(Described::made_up(path.as_bytes(), file_type, size, MTIME), prepared)
     };
     push(String::new(), FileType::Dir, 0, Prepared::nothing())?;
     for directory in 0..directories(files) {
@@ -164,26 +162,6 @@ fn tree_of(store: &Store, files: u32, progress: &dyn Progress) -> Result<Digest>
         }
     }
     Ok(import.finish(None)?.tree)
-}
-
-fn metadata(file_type: FileType, size: u64) -> Metadata {
-    Metadata {
-        inode: 0,
-        file_type,
-        permissions: if file_type == FileType::Dir { 0o755 } else { 0o644 },
-        uid: 0,
-        gid: 0,
-        nlink: 1,
-        size,
-        blocks: size / 512,
-        block_size: 4096,
-        rdev: None,
-        atime: MTIME,
-        mtime: MTIME,
-        ctime: MTIME,
-        crtime: None,
-        encrypted: false,
-    }
 }
 
 fn check(progress: &dyn Progress) -> Result<()> {

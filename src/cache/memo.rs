@@ -18,11 +18,11 @@ use super::import::{Described, Durability, ImportOptions, Prepared, Source};
 use super::manifest::Content;
 use super::restore::{Contents, Scratch, Strategy};
 use super::store::Store;
-use super::{Digest, Event, EventKind, ImageId};
+use super::{Digest, Event, EventKind, ImageId, nanoseconds_since};
 use crate::block::{BlockDevice, HostFile};
 use crate::bytes::to_u64;
 use crate::error::{Error, Result};
-use crate::fs::{FileType, Metadata, Timestamp};
+use crate::fs::{FileType, Timestamp};
 use crate::host::Staged;
 
 /// Bytes of a result that stand in its record; longer ones are a blob of their own.
@@ -40,6 +40,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The name of a long result in its tree.
 const NAME: &[u8] = b"result";
+
+/// Its time: the same result is the same tree.
+const EPOCH: Timestamp = Timestamp { seconds: 0, nanoseconds: 0 };
 
 /// A result that is there, or a place for one.
 #[derive(Debug)]
@@ -96,9 +99,7 @@ impl Recording {
         if self.bytes.len().saturating_add(bytes.len()) > LONGEST {
             log::debug!("a result of more than {LONGEST} bytes is not kept");
             self.bytes = Vec::new();
-            if let Some((store, _)) = self.place.take() {
-                self.note_miss(&store);
-            }
+            self.give_up();
             return;
         }
         self.bytes.extend_from_slice(bytes);
@@ -139,6 +140,12 @@ impl Recording {
         Some((store, key, nanoseconds_since(self.started)))
     }
 
+    fn give_up(&mut self) {
+        if let Some((store, _)) = self.place.take() {
+            self.note_miss(&store);
+        }
+    }
+
     fn note_miss(&mut self, store: &Store) {
         if let Some(mut event) = self.miss.take() {
             event.took_ns = nanoseconds_since(self.started);
@@ -149,14 +156,8 @@ impl Recording {
 
 impl Drop for Recording {
     fn drop(&mut self) {
-        if let Some((store, _)) = self.place.take() {
-            self.note_miss(&store);
-        }
+        self.give_up();
     }
-}
-
-fn nanoseconds_since(started: Instant) -> u64 {
-    u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Says once why results are not kept.
@@ -267,10 +268,10 @@ impl Store {
 
     /// The bytes of a result.
     fn result(&self, action: &Action) -> Result<Vec<u8>> {
-        let [tree] = action.trees[..] else { return Ok(action.result.clone().into_bytes()) };
-        if !action.result.is_empty() {
-            return Ok(action.result.clone().into_bytes());
-        }
+        let tree = match action.trees[..] {
+            [tree] if action.result.is_empty() => tree,
+            _ => return Ok(action.result.clone().into_bytes()),
+        };
         let manifest = self.tree(&tree)?;
         let (digest, len) = match manifest.lookup(NAME)?.map(|entry| entry.content) {
             Some(Content::Inline(bytes)) => return Ok(bytes.to_vec()),
@@ -300,9 +301,9 @@ impl Store {
     /// Stores a content as the one file of a tree.
     fn keep_content(&self, content: Source<'_>, size: u64, durability: Durability) -> Result<Digest> {
         let import = self.import(ImportOptions { durability, keep_times: false })?;
-        import.push(entry(b"", FileType::Dir, 0), Prepared::nothing())?;
+        import.push(Described::made_up(b"", FileType::Dir, 0, EPOCH), Prepared::nothing())?;
         let prepared = import.prepare(content)?;
-        import.push(entry(NAME, FileType::File, size), prepared)?;
+        import.push(Described::made_up(NAME, FileType::File, size, EPOCH), prepared)?;
         Ok(import.finish(None)?.tree)
     }
 
@@ -325,28 +326,4 @@ impl Store {
             _ => Ok(()),
         }
     }
-}
-
-/// An entry of a tree that holds a result: the same for the same result.
-pub(super) fn entry(path: &[u8], file_type: FileType, size: u64) -> Described {
-    let epoch = Timestamp { seconds: 0, nanoseconds: 0 };
-    let permissions = if file_type == FileType::Dir { 0o755 } else { 0o644 };
-    let metadata = Metadata {
-        inode: 0,
-        file_type,
-        permissions,
-        uid: 0,
-        gid: 0,
-        nlink: 1,
-        size,
-        blocks: size.div_ceil(512),
-        block_size: 4096,
-        rdev: None,
-        atime: epoch,
-        mtime: epoch,
-        ctime: epoch,
-        crtime: None,
-        encrypted: false,
-    };
-    Described { path: path.to_vec(), metadata, xattrs: Vec::new(), link: None }
 }

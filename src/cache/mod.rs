@@ -76,7 +76,7 @@ pub use bench::{BENCH_FILE_BYTES, Benchmark, Calls, benchmark};
 pub use calibrate::{Calibration, measure};
 pub use diff::{Change, ChangeKind, diff};
 pub use digest::Digest;
-pub use events::{Event, EventKind};
+pub use events::{Event, EventKind, nanoseconds_since};
 pub use explain::Cause;
 pub use gc::{GcOptions, GcReport, Lifetimes};
 pub use identity::{Effort, ImageId};

@@ -16,7 +16,7 @@ use super::problems::{Problem, Problems};
 use super::walk::{Entry, EntrySink, Flow, Visited, walk};
 use crate::cache::{
     Action, ActionKey, Class, Described, Digest, Event, EventKind, ImageId, Import, ImportOptions, ImportReport,
-    Imported, Origins, Prepared, Ref, Source, Store,
+    Imported, Origins, Prepared, Ref, Source, Store, nanoseconds_since,
 };
 use crate::error::{Error, ErrorKind, PathProblem, Result};
 use crate::fs::{FileType, Follow, GuestPath, Location, MountTable};
@@ -91,17 +91,13 @@ pub fn cache_known(
     match (&known, found) {
         (Some(known), Some(action)) => {
             (event.duration_ns, event.bytes) = (action.duration_ns, store.tree_bytes(&known.imported.tree)?);
-            event.took_ns = nanoseconds(asked);
+            event.took_ns = nanoseconds_since(asked);
         }
         (_, Some(_)) => "damaged".clone_into(&mut event.cause),
         _ => store.explain(key)?.cause.clone_into(&mut event.cause),
     }
     store.note(&event);
     Ok(known)
-}
-
-fn nanoseconds(since: Instant) -> u64 {
-    u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// The tree under its new name.
@@ -166,7 +162,7 @@ pub fn cache_add(
     });
     let unchanged = options.images.iter().all(ImageId::is_unchanged);
     if let Some(key) = options.key.clone().filter(|_| problems.is_empty() && unchanged) {
-        let (duration_ns, trees) = (nanoseconds(started), vec![imported.tree]);
+        let (duration_ns, trees) = (nanoseconds_since(started), vec![imported.tree]);
         let class = options.reference.as_ref().map_or(Class::Normal, |reference| reference.class);
         let action = Action { class, ..Action::new(key, trees, String::new(), duration_ns) };
         store.keep_action(&action)?;

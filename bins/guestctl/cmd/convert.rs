@@ -120,8 +120,7 @@ impl Convert {
         let failed = |error| Error::io("write", "the report", error);
         json::pretty(&mut report, &self.convert(output)?).map_err(failed)?;
         let report = String::from_utf8_lossy(&report).into_owned();
-        let format = self.format.or_else(|| by_extension(output)).unwrap_or(ImageFormat::Raw);
-        if recording.is_kept() && is_one_file(output, format)? {
+        if recording.is_kept() && is_one_file(output, self.new_format(output))? {
             recording.keep_file(output, &report);
         }
         Ok(report)
@@ -144,7 +143,7 @@ impl Convert {
         if !store.version().reflink && image.allocated_bytes() > store.free_bytes().unwrap_or(0) / ROOM {
             return nowhere();
         }
-        let format = self.format.or_else(|| by_extension(output)).unwrap_or(ImageFormat::Raw);
+        let format = self.new_format(output);
         let how = (self.compress, self.compression, self.compression_level, self.skip_free, self.sparse);
         // A VMDK's descriptor names its extent, which is the file itself.
         let name = output.file_name().filter(|_| format == ImageFormat::Vmdk);
@@ -159,6 +158,11 @@ impl Convert {
         memo.map_err(|error| error.in_image(self.input.display()))
     }
 
+    /// What the new image shall be.
+    fn new_format(&self, output: &Path) -> ImageFormat {
+        self.format.or_else(|| by_extension(output)).unwrap_or(ImageFormat::Raw)
+    }
+
     fn convert(&self, output: &Path) -> Result<Converted> {
         let options = OpenOptions { snapshot: self.snapshot.clone(), ..self.open.options()? };
         let image = self.isolation.open(&self.input, &options)?;
@@ -170,7 +174,7 @@ impl Convert {
             let target = block::open_writable(output, &options)?;
             return ops::convert_into(&*source, &*target, &progress).map_err(named);
         }
-        let format = self.format.or_else(|| by_extension(output)).unwrap_or(ImageFormat::Raw);
+        let format = self.new_format(output);
         let mut new = self.new.new_image(format, source.size())?;
         if self.compress || self.compression.is_some() || self.compression_level.is_some() {
             compress(&mut new, self.compression.map(Into::into), self.compression_level);

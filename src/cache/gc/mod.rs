@@ -21,7 +21,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use super::events::{Event, EventKind};
+use super::events::{Event, EventKind, nanoseconds_since};
 use super::refs::Class;
 use super::store::Store;
 use super::{Digest, Lease, lease, trash};
@@ -204,8 +204,7 @@ impl Store {
                 each(state, first, report)?;
                 rest = others;
             }
-            let held = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
-            report.longest_slice_ns = report.longest_slice_ns.max(held);
+            report.longest_slice_ns = report.longest_slice_ns.max(nanoseconds_since(started));
             drop(turn);
             if !rest.is_empty() {
                 std::thread::sleep(PAUSE);

@@ -28,7 +28,7 @@ use super::pack::{FULL, Finished, Writer};
 use super::store::Store;
 use super::{Digest, Lease, trash};
 use crate::error::{Error, Result};
-use crate::fs::{Metadata, Xattr};
+use crate::fs::{FileType, Metadata, Timestamp, Xattr};
 
 /// How to add a tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,6 +168,30 @@ pub struct Described {
     pub link: Option<u64>,
 }
 
+impl Described {
+    /// An entry that is in no guest: root's, with one time for all.
+    pub(super) fn made_up(path: &[u8], file_type: FileType, size: u64, time: Timestamp) -> Self {
+        let metadata = Metadata {
+            inode: 0,
+            file_type,
+            permissions: if file_type == FileType::Dir { 0o755 } else { 0o644 },
+            uid: 0,
+            gid: 0,
+            nlink: 1,
+            size,
+            blocks: size.div_ceil(512),
+            block_size: 4096,
+            rdev: None,
+            atime: time,
+            mtime: time,
+            ctime: time,
+            crtime: None,
+            encrypted: false,
+        };
+        Self { path: path.to_vec(), metadata, xattrs: Vec::new(), link: None }
+    }
+}
+
 impl Store {
     /// Begins to add a tree.
     pub fn import(&self, options: ImportOptions) -> Result<Import<'_>> {
@@ -192,7 +216,7 @@ impl Import<'_> {
     pub fn push(&self, described: Described, prepared: Prepared) -> Result<()> {
         let Described { path, metadata, xattrs, link } = described;
         let mut tree = self.tree.lock().unwrap_or_else(PoisonError::into_inner);
-        if metadata.file_type == crate::fs::FileType::File {
+        if metadata.file_type == FileType::File {
             add(&self.counters.files, 1);
             add(&self.counters.file_bytes, metadata.size);
         }

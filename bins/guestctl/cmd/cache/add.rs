@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::{Args, FromArgMatches};
-use guestctl::cache::{ActionKey, Class, Digest, Durability, Effort, Event, EventKind, ImageId, Ref, Store, name_from};
+use guestctl::cache::{
+    ActionKey, Class, Digest, Durability, Effort, Event, EventKind, ImageId, Ref, Store, name_from, nanoseconds_since,
+};
 use guestctl::fs::GuestPath;
 use guestctl::ops::{self, CacheAddOptions, CacheAdded, Profile};
 use guestctl::{Error, Guestfs, Result};
@@ -205,7 +207,7 @@ impl Add {
         event.key = added.imported.tree.to_string();
         event.subject = subject;
         event.bytes = added.imported.report.file_bytes;
-        event.duration_ns = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        event.duration_ns = nanoseconds_since(started);
         store.note(&event);
         Ok(added)
     }

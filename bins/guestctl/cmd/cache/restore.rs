@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
-use guestctl::cache::{Chosen, Digest, Event, EventKind, RestoreOptions, RestoreReport, Rewrite, Store, Strategy};
+use guestctl::cache::{
+    Chosen, Digest, Event, EventKind, RestoreOptions, RestoreReport, Rewrite, Store, Strategy, nanoseconds_since,
+};
 use guestctl::ops::{CopyOutOptions, Filter, ForeignNames, Manifest, Preserve, Problems, Verdict};
 use guestctl::{Error, ErrorKind, PathProblem, Result};
 use serde::{Deserialize, Serialize};
@@ -148,7 +150,7 @@ impl Restore {
         event.key = tree.to_string();
         event.subject = self.target.display().to_string();
         event.bytes = report.file_bytes;
-        event.duration_ns = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        event.duration_ns = nanoseconds_since(started);
         store.note(&event);
         Ok((report, problems))
     }
